@@ -1,0 +1,1 @@
+"""Measure any artifact, torch or ONNX: accuracy, size, latency, memory. Changes nothing."""

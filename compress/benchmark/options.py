@@ -1,0 +1,51 @@
+"""What benchmark measures. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from compress.options import Options
+
+Count = Annotated[int, Field(ge=1)]
+
+
+class PerplexityOptions(Options):
+    """Windows of joined documents; the first token of each window is read, not scored."""
+
+    join: Literal["bos", "eos", "none"] | None = Field(None, description="token in front of each document (default: as data.join)")
+    length: Annotated[int, Field(ge=2)] = Field(256, description="tokens in a window")
+    windows: Count = Field(96, description="how many windows, from the start of the evaluation text")
+
+
+class AccuracyOptions(Options):
+    """Questions that the text settles; right when the true answer is the most probable of the choices."""
+
+    questions: Count = Field(200, description="how many questions")
+
+
+class BitsPerByteOptions(Options):
+    """Documents one by one from BOS; those over the context are left out."""
+
+    documents: Count = Field(100, description="how many documents, from the start of the evaluation text")
+
+
+class LatencyOptions(Options):
+    """Speed for a batch of one."""
+
+    prompt: Annotated[int, Field(ge=2)] = Field(128, description="tokens of the prompt")
+    new: Annotated[int, Field(ge=2)] = Field(64, description="tokens to decode")
+    repeats: Annotated[int, Field(ge=5)] = Field(5, description="measured runs, after the warm-up")
+    warmup: Count = Field(2, description="runs before the measured ones")
+    threads: Count | None = Field(None, description="threads (default: the machine's cores)")
+
+
+class BenchmarkOptions(Options):
+    """Which measurements are taken of every artifact; `false` leaves one out."""
+
+    perplexity: PerplexityOptions | Literal[False] = Field(default_factory=PerplexityOptions)
+    bits_per_byte: BitsPerByteOptions | Literal[False] = Field(default_factory=BitsPerByteOptions)
+    agreement: bool = Field(True, description="KL to the teacher and top-1 agreement, on the windows of perplexity")
+    accuracy: AccuracyOptions | Literal[False] = Field(default_factory=AccuracyOptions)
+    latency: LatencyOptions | Literal[False] = Field(default_factory=LatencyOptions)

@@ -1,0 +1,1 @@
+"""The verb `distill`: fit a student to a teacher."""

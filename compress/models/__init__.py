@@ -1,0 +1,1 @@
+"""Open models: folders, the hub, the embedded teacher; and one face for torch and ONNX decoders."""

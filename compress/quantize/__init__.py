@@ -1,0 +1,1 @@
+"""The verb `quantize`: put weights on an integer grid in blocks."""

@@ -1,0 +1,1 @@
+"""The Trainer wiring that `train` and `distill` share."""
