@@ -85,10 +85,18 @@ def read(folder: Path) -> Artifact | None:
         if entry["schema"] != SCHEMA:
             raise ArtifactError(f"{manifest}: schema {entry['schema']}, this version reads {SCHEMA}")
         return Artifact(
-            folder, entry["key"], entry["made"], entry["facts"], tuple(entry["skipped"]), entry["files"], entry["versions"]
+            folder,
+            entry["key"],
+            entry["made"],
+            entry["facts"],
+            tuple(entry["skipped"]),
+            entry["files"],
+            entry["versions"],
         )
     except (ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{manifest}: not readable ({error}); delete the folder {folder} and apply again") from error
+        raise ArtifactError(
+            f"{manifest}: not readable ({error}); delete the folder {folder} and apply again"
+        ) from error
 
 
 def damage(artifact: Artifact) -> str:

@@ -30,8 +30,11 @@ def silent(done: float, total: float, unit: str = "", note: str = "") -> None:
 class DataAccess(Protocol):
     """The recipe's data, tokenized for the model at hand by whoever asks."""
 
-    def __call__(self, part: str, tokenizer_folder: Path) -> Corpus:
-        """Return the part `train`, `validation`, `calibration` or `evaluation`, with the tokenizer of that folder."""
+    def __call__(self, part: str, tokenizer_folder: Path, tokens: int | None = None) -> Corpus:
+        """Return the part `train`, `validation`, `calibration` or `evaluation`, with the tokenizer of that folder.
+
+        With `tokens`, documents are read until there are that many; None reads them all.
+        """
         ...
 
 
@@ -101,7 +104,11 @@ class Measurement:
 def measurement_from_json(entry: Json) -> Measurement:
     """Return the Measurement that `to_json` wrote."""
     return Measurement(
-        entry["value"], entry["unit"], entry.get("conditions", {}), tuple(entry.get("samples", ())), entry.get("reason", "")
+        entry["value"],
+        entry["unit"],
+        entry.get("conditions", {}),
+        tuple(entry.get("samples", ())),
+        entry.get("reason", ""),
     )
 
 

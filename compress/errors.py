@@ -54,4 +54,6 @@ class MissingExtra(CompressError):
     """An optional part of the product is not installed."""
 
     def __init__(self, what: str, extra: str) -> None:
-        super().__init__(f"{what} needs an extra that is not installed. Install it: pip install 'compress-workbench[{extra}]'")
+        super().__init__(
+            f"{what} needs an extra that is not installed. Install it: pip install 'compress-workbench[{extra}]'"
+        )

@@ -14,7 +14,9 @@ Count = Annotated[int, Field(ge=1)]
 class PerplexityOptions(Options):
     """Windows of joined documents; the first token of each window is read, not scored."""
 
-    join: Literal["bos", "eos", "none"] | None = Field(None, description="token in front of each document (default: as data.join)")
+    join: Literal["bos", "eos", "none"] | None = Field(
+        None, description="token in front of each document (default: as data.join)"
+    )
     length: Annotated[int, Field(ge=2)] = Field(256, description="tokens in a window")
     windows: Count = Field(96, description="how many windows, from the start of the evaluation text")
 

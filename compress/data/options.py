@@ -15,20 +15,28 @@ COLUMNS = ("text", "prompt", "completion", "messages")
 class Source(Options):
     """One source of documents: local files, a hub dataset, or the built-in stories."""
 
-    files: list[str] | None = Field(None, min_length=1, description="local .txt, .jsonl, .json, .csv or .parquet files (or folders' globs)")
+    files: list[str] | None = Field(
+        None, min_length=1, description="local .txt, .jsonl, .json, .csv or .parquet files (or folders' globs)"
+    )
     dataset: str | None = Field(None, description="a dataset id of the hub")
     builtin: Literal["stories"] | None = Field(None, description="the seeded generator of children's stories")
     subset: str | None = Field(None, description="configuration of the hub dataset")
     split: str | None = Field(None, description="split of the hub dataset (default train)")
     revision: str | None = Field(None, description="commit, branch or tag of the hub dataset")
-    separator: str | None = Field(None, min_length=1, description="what stands between documents in text files; without it a file is one document")
+    separator: str | None = Field(
+        None, min_length=1, description="what stands between documents in text files; without it a file is one document"
+    )
     text: str | None = Field(None, description="column that holds a document (default text)")
     prompt: str | None = Field(None, description="column of the prompt; its tokens are read, not learned")
     completion: str | None = Field(None, description="column of the completion")
-    messages: str | None = Field(None, description="column of a chat: the chat template is applied, only answers are learned")
+    messages: str | None = Field(
+        None, description="column of a chat: the chat template is applied, only answers are learned"
+    )
     seed: int | None = Field(None, ge=0, description="seed of the built-in stories (default 0)")
     start: int | None = Field(None, ge=0, description="number of the first built-in story (default 0)")
-    documents: Count | None = Field(None, description="use at most this many documents (built-in stories: how many, default 20000)")
+    documents: Count | None = Field(
+        None, description="use at most this many documents (built-in stories: how many, default 20000)"
+    )
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
@@ -43,7 +51,9 @@ class Source(Options):
         }[origin]
         given = {name for name in type(self).model_fields if getattr(self, name) is not None} - {origin}
         if wrong := sorted(given - allowed):
-            raise ValueError(f"{', '.join(wrong)} cannot stand beside {origin}; with {origin} use {', '.join(sorted(allowed))}")
+            raise ValueError(
+                f"{', '.join(wrong)} cannot stand beside {origin}; with {origin} use {', '.join(sorted(allowed))}"
+            )
         forms = [name for name in ("text", "prompt", "messages") if getattr(self, name) is not None]
         if len(forms) > 1:
             raise ValueError(f"needs one of text, prompt + completion, messages, got {' and '.join(forms)}")
@@ -60,7 +70,8 @@ class DataOptions(Options):
     calibration: Source | None = Field(None, description="scores of prune and quantize (default: a slice of train)")
     evaluation: Source | None = Field(None, description="what benchmark measures on; nothing is fitted or chosen on it")
     join: Literal["bos", "eos", "none"] | None = Field(
-        None, description="token in front of each document when documents are joined into windows (default: bos if the tokenizer has one, else eos)"
+        None,
+        description="token in front of each document when documents are joined into windows (default: bos if the tokenizer has one, else eos)",
     )
 
 

@@ -1,6 +1,6 @@
-"""The words of the built-in stories: tables of names, things, places and small phrases, one string a table, entries parted by commas.
+"""The words of the built-in stories: tables of names, things, places and small phrases, one string a table.
 
-An entry may itself hold slots and alternatives in the notation of `stories.expand`.
+Commas part the entries.
 """
 
 GIRLS = (
@@ -19,26 +19,29 @@ HE_ELDERS = "Grandpa, Dad, Uncle Bert, Uncle Joe"
 
 WORDS: dict[str, str] = {
     # Places, by the preposition which every use of the table gives them.
-    "site": "barn, garden, orchard, meadow, forest, shed, stable, greenhouse, cave, valley, playground, windmill, tower,"
+    "site": "barn, garden, orchard, meadow, forest, shed, stable, greenhouse, cave, valley, playground,"
+    " windmill, tower,"
     " courtyard, cornfield, treehouse",
-    "spot": "pond, mill, beach, market, station, harbour, bridge, farm, lake, bakery, museum, library, castle, fountain,"
+    "open": "garden, meadow, orchard, forest, park, valley, playground, courtyard, cornfield, vineyard, paddock",
+    "spot": "pond, mill, beach, market, station, harbour, bridge, farm, lake, bakery, museum, library,"
+    " castle, fountain,"
     " lighthouse, waterfall, bandstand, post office",
     "room": "kitchen, attic, cellar, bedroom, hall, bathroom, pantry, workshop, garage, parlour, porch, laundry",
-    "box": "basket, drawer, chest, bucket, barrel, cupboard, suitcase, jar, teapot, wheelbarrow, sack, tin, wardrobe,"
-    " saucepan",
-    "cover": "sofa, curtain, door, piano, hedge, wall, well, rock, ladder, haystack, fence, clock, stove, bookcase,"
-    " oak tree, water tank, statue",
-    "land": "desert, jungle, moon, ocean, mountains, clouds, city, volcano, island, swamp",
+    "store": "basket, drawer, chest, cupboard, suitcase, wardrobe, crate, trunk, sack, hamper, barrel, bucket",
+    "inside": "sofa, curtain, door, piano, clock, stove, bookcase, armchair, screen, dresser",
+    "outside": "hedge, wall, well, rock, ladder, haystack, fence, oak tree, water tank, statue",
+    "land": "desert, jungle, ocean, mountains, clouds, city, swamp, palace, circus, canyon",
     # Things.
-    "toy": "ball, drum, doll, train, robot, puzzle, whistle, puppet, teddy, spinning top, marble, trumpet, rocket, hoop,"
+    "toy": "ball, drum, doll, train, robot, puzzle, whistle, puppet, teddy, spinning top, marble, trumpet,"
+    " rocket, hoop,"
     " tractor, racing car, dinosaur, pirate ship, rattle, skipping rope",
     "flyer": "kite, balloon, paper plane, glider, parachute, streamer",
     "thing": "lantern, key, silver spoon, mitten, bell, ribbon, shell, feather, coin, ring, map, notebook, button,"
     " candle, mirror, cup, comb, purse, umbrella, watch, pebble, thimble, compass, pencil, magnet",
     "wear": "hat, scarf, coat, jumper, cap, apron, jacket, cloak, raincoat, waistcoat, bow tie",
     "build": "boat, cart, bench, birdhouse, sledge, gate, rocking horse, table, chair, swing, letterbox, bicycle",
-    "tool": "rope, hammer, shovel, saw, rake, hook, broom, net, axe, bucket, pole, torch",
-    "music": "drum, flute, fiddle, trumpet, guitar, tambourine, harp, piano, accordion, triangle, banjo",
+    "tool": "rope, hammer, shovel, saw, hook, crowbar, axe, pole, chain, wrench, pulley, lever",
+    "music": "drum, flute, fiddle, trumpet, guitar, tambourine, harmonica, recorder, accordion, triangle, banjo",
     "gift": "book, scarf, drum, teapot, painting, necklace, music box, clock, blanket, puzzle, telescope, paintbox,"
     " snow globe, cushion, jigsaw, diary",
     "loot": "ring, spoon, coin, button, key, necklace, earring, thimble, brooch, bracelet",
@@ -46,27 +49,32 @@ WORDS: dict[str, str] = {
     "paint": "red, blue, green, yellow, orange, purple, pink, white, turquoise, crimson",
     # Living things.
     "wild": "fox, hedgehog, deer, squirrel, owl, frog, rabbit, badger, otter, woodpecker, lizard, beaver, mole, bat",
-    "seen": "heron, butterfly, snail, robin, swan, beetle, dragonfly, toad, ladybird, kingfisher, crow, bumblebee, pigeon,"
+    "seen": "heron, butterfly, snail, robin, swan, beetle, dragonfly, toad, ladybird, kingfisher, crow,"
+    " bumblebee, pigeon,"
     " sparrow, spider, turtle, caterpillar, grasshopper",
     "farm": "goat, hen, cow, donkey, goose, pony, sheep, pig, dog, cat, rooster, turkey, horse, parrot",
     "baby": "duckling, lamb, calf, foal, chick, owlet, piglet, fawn",
     "flower": "sunflower, tulip, rose, poppy, daisy, lily, bluebell, pumpkin, beanstalk, foxglove, marigold, violet",
     "fruit": "apples, pears, plums, cherries, figs, peaches, walnuts, chestnuts, strawberries, lemons",
-    "food": "soup, pancakes, noodles, apple pie, porridge, cheese, rice, toast, salad, stew, dumplings, pasta, sausages,"
-    " beans, potatoes, omelette, waffles, pizza, carrots",
+    "food": "soup, pancakes, noodles, apple pie, porridge, cheese, rice, toast, salad, stew, dumplings,"
+    " pasta, sausages,"
+    " beans, potatoes, mushrooms, waffles, pizza, carrots",
+    "soupy": "chicken soup, hot broth, stewed apples, porridge, rice pudding, vegetable stew",
     "sweet": "honey cake, ginger biscuits, lemon tart, jam roll, chocolate pudding, plum crumble, cherry muffins,"
     " vanilla ice cream, caramel apples, custard",
-    "need": "flour, butter, sugar, milk, eggs, honey, raisins, cinnamon, salt, nuts",
+    "need": "flour, butter, sugar, milk, honey, cinnamon, salt, cream, cocoa, vanilla, yeast",
     "day": "Monday, Tuesday, Wednesday, Thursday, Friday, Saturday, Sunday",
-    "job": "baker, farmer, postman, fisherman, teacher, doctor, gardener, carpenter, shepherd, librarian, tailor, miller,"
+    "job": "baker, farmer, postman, fisherman, teacher, doctor, gardener, carpenter, shepherd, librarian,"
+    " tailor, miller,"
     " blacksmith, painter, captain, clockmaker",
     # How somebody felt.
     "low": "sad, worried, lonely, cross, upset, grumpy, gloomy, miserable",
-    "fear": "scared, nervous, afraid, shy, anxious",
-    "glad": "happy, proud, thankful, joyful, cheerful, delighted, relieved",
-    "rest": "calm, sleepy, hopeful, curious, surprised, bored, puzzled",
+    "fear": "scared, nervous, afraid, frightened, anxious",
+    "glad": "happy, glad, thankful, joyful, cheerful, delighted, relieved",
+    "rest": "calm, sleepy, hopeful, curious, surprised, tired, puzzled",
     # Small words for variety; never the subject of a question.
-    "trait": "kind, clever, cheerful, quiet, brave, curious, gentle, lively, thoughtful, playful, merry, patient, stubborn,"
+    "trait": "kind, clever, cheerful, quiet, brave, curious, gentle, lively, thoughtful, playful, merry,"
+    " patient, stubborn,"
     " friendly, busy, little, careful, bold, polite, dreamy, honest, eager, funny, loyal, generous, small, young",
     "lovely": "lovely, beautiful, pretty, splendid, wonderful, charming, fine, handsome, marvellous",
     "big": "big, huge, large, enormous, tall, giant, great",
@@ -74,24 +82,23 @@ WORDS: dict[str, str] = {
     "old": "old, ancient, crooked, dusty, wooden, rusty, creaky, mossy, forgotten",
     "soft": "softly, gently, quietly, kindly, calmly, in a low voice, with a smile, warmly",
     "loud": "loudly, at once, excitedly, happily, cheerfully, with a laugh, in a clear voice",
-    "quick": "quickly, at once, straight away, in a hurry, without waiting, in a flash, as fast as {Ahe} could",
-    "slow": "slowly, carefully, step by step, on tiptoe, patiently, little by little",
+    "slow": "slowly, carefully, patiently, curiously, without a word",
     "cried": "cried, shouted, called, exclaimed, yelled",
-    "said": "said, replied, answered, whispered, murmured, declared",
+    "said": "said, whispered, murmured, declared, remarked",
     "went": "walked, ran, hurried, skipped, marched, wandered, strolled, raced, trotted, dashed",
     "laughed": "laughed, giggled, smiled, grinned, chuckled, beamed",
     "daypart": "morning, afternoon, day",
     "season": "spring, summer, autumn",
-    "dayadj": "bright, sunny, windy, cloudy, misty, warm, cool, quiet, fresh, mild, golden, breezy, chilly, peaceful",
+    "dayadj": "bright, sunny, windy, misty, warm, cool, quiet, fresh, mild, golden, breezy, chilly, peaceful",
     "hobby": "drawing maps, climbing trees, telling jokes, singing songs, reading stories, collecting stones,"
     " counting stars, dancing in puddles, building dens, asking questions, watching birds, making paper hats,"
     " solving riddles, whistling tunes, digging holes, riding downhill, inventing games, feeding the ducks",
     "home": "a village by the sea, a town on a hill, a cottage near the woods, a house with a thatched roof,"
     " a valley full of flowers, a street with tall chimneys, a farmhouse beside a stream, a town with a clock tower,"
-    " a village between two rivers, a lane lined with poplars, a hamlet under the cliffs, a quiet corner of the country",
+    " a village between two rivers, a lane lined with poplars, a hamlet under the cliffs, a quiet corner of"
+    " the country",
     "den": "a burrow under an old oak, a den beside a stream, a forest full of ferns, a hollow log near the marsh,"
-    " a cosy hole below the roots, a wood where mushrooms grew, a hillside covered with heather, a nook among the pines",
+    " a cosy hole below the roots, a wood where mushrooms grew, a hillside covered with heather, a nook"
+    " among the pines",
     "yum": "crunchy, warm, sweet, juicy, tasty, delicious, fresh, crispy, buttery",
-    "why": "because it was a holiday, as there was nothing else to do, for there was no school that day,"
-    " because everybody was at home, since the week had been long",
 }

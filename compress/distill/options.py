@@ -16,9 +16,12 @@ class DistillOptions(TrainingOptions):
     """Fit the student to the teacher's next-token distribution, mixed with the data's cross-entropy."""
 
     loss: LossName | dict[LossName, Weight] = Field(
-        {"forward_kl": 0.9, "cross_entropy": 0.1}, description="one loss, or losses with weights; KL terms are multiplied by temperature squared"
+        {"forward_kl": 0.9, "cross_entropy": 0.1},
+        description="one loss, or losses with weights; KL terms are multiplied by temperature squared",
     )
-    temperature: Annotated[float, Field(gt=0, le=100)] = Field(1.0, description="softens teacher and student in the KL term")
+    temperature: Annotated[float, Field(gt=0, le=100)] = Field(
+        1.0, description="softens teacher and student in the KL term"
+    )
 
     @field_validator("loss")
     @classmethod

@@ -31,7 +31,9 @@ class TeacherOptions(Options):
 class StudentOptions(Options):
     """What the first stage starts from: the teacher, another model, or a fresh Llama with random weights."""
 
-    init: Literal["teacher", "scratch"] | None = Field(None, description="teacher: a copy of the teacher; scratch: random weights")
+    init: Literal["teacher", "scratch"] | None = Field(
+        None, description="teacher: a copy of the teacher; scratch: random weights"
+    )
     model: str | None = Field(None, description="a local folder or a hub id")
     revision: str | None = Field(None, description="commit, branch or tag of the hub model")
     layers: Count | None = Field(None, description="scratch: decoder layers")
@@ -41,7 +43,8 @@ class StudentOptions(Options):
     kv_heads: Count | None = Field(None, description="scratch: key and value heads (default: heads)")
     context: Count | None = Field(None, description="scratch: longest sequence in tokens (default 512)")
     vocab: Annotated[int, Field(ge=300)] | None = Field(
-        None, description="scratch: train a byte-level BPE tokenizer of this size on train (default: the teacher's tokenizer)"
+        None,
+        description="scratch: train a byte-level BPE tokenizer of this size on train (default: the teacher's tokenizer)",
     )
 
     @model_validator(mode="after")

@@ -19,9 +19,17 @@ class TrainingOptions(Options):
     batch: Count = Field(8, description="windows in a step, over all accumulated pieces")
     accumulate: Count = Field(1, description="pieces into which a step is cut, to save memory; divides batch")
     learning_rate: Annotated[float, Field(gt=0, lt=1)] = Field(1e-3, description="peak learning rate of AdamW")
-    schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="how the learning rate falls to zero")
-    warmup: Annotated[float, Field(ge=0, lt=1)] = Field(0.05, description="share of the steps in which the learning rate rises")
+    schedule: Literal["cosine", "linear", "constant"] = Field(
+        "cosine", description="how the learning rate falls to zero"
+    )
+    warmup: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.05, description="share of the steps in which the learning rate rises"
+    )
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="decoupled weight decay")
     clip: Annotated[float, Field(gt=0)] = Field(1.0, description="largest norm of the gradient")
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="number format of the forward and backward pass; weights stay fp32")
-    checkpoints: Annotated[int, Field(ge=0)] = Field(10, description="how often, over the run, the state is saved for a resume and validated")
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32", description="number format of the forward and backward pass; weights stay fp32"
+    )
+    checkpoints: Annotated[int, Field(ge=0)] = Field(
+        10, description="how often, over the run, the state is saved for a resume and validated"
+    )

@@ -1,0 +1,197 @@
+"""The recipe's data: parts, slices taken out of train, and their tokens for the model at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from compress.artifact import key_of, sha256_of
+from compress.data.corpus import Corpus, Question
+from compress.data.options import DataOptions, Source
+from compress.data.sources import Document, RenderChat, fingerprint_source, read_documents, sample_order
+from compress.errors import StageError
+from compress.models.folder import load_tokenizer, special_ids
+
+SLICES = ("validation", "calibration")
+_SLICE_SHARE = 20
+_SLICE_LIMIT = 256
+_FEW = 2 * _SLICE_SHARE
+_PIECE = 2_000
+
+
+class RecipeData:
+    """The parts of a recipe's data. Call it with a part and a model folder to get a Corpus."""
+
+    def __init__(self, options: DataOptions, seed: int) -> None:
+        self.options = options
+        self.seed = seed
+        self._documents: dict[str, list[Document]] = {}
+        self._corpora: dict[str, Corpus] = {}
+        self._fingerprints: dict[str, str] = {}
+
+    def has(self, part: str) -> bool:
+        """Say whether the part is given, or can be taken out of train."""
+        return self._source(part) is not None
+
+    def fingerprint(self, part: str) -> str:
+        """Return what determines the text of a part: its source, and for slices of train their seed."""
+        if part not in self._fingerprints:
+            source = self._need(part)
+            made: dict[str, Any] = {"source": fingerprint_source(source), "join": self.options.join}
+            if source is self.options.train:
+                made |= {"part": part, "seed": self.seed, "taken": self._taken}
+            self._fingerprints[part] = key_of(made)
+        return self._fingerprints[part]
+
+    def __call__(self, part: str, tokenizer_folder: Path, tokens: int | None = None) -> Corpus:
+        """Return the tokenized part; with `tokens`, no more documents than give that many."""
+        tokenizer_hash = (
+            sha256_of(tokenizer_folder / "tokenizer.json") if (tokenizer_folder / "tokenizer.json").is_file() else ""
+        )
+        key = key_of({"text": self.fingerprint(part), "tokenizer": tokenizer_hash, "tokens": tokens})
+        if key not in self._corpora:
+            documents = self._read(part, tokenizer_folder)
+            self._corpora[key] = tokenize(documents, tokenizer_folder, self.options.join, key, tokens)
+        return self._corpora[key]
+
+    def texts(self, part: str) -> Iterable[str]:
+        """Yield the text of each document of a part that needs no chat template: to train a tokenizer on."""
+        return (document.text for document in self._read(part, None))
+
+    @cached_property
+    def _taken(self) -> tuple[str, ...]:
+        return tuple(part for part in SLICES if getattr(self.options, part) is None)
+
+    def _source(self, part: str) -> Source | None:
+        source: Source | None = getattr(self.options, part)
+        return self.options.train if source is None and part in SLICES else source
+
+    def _need(self, part: str) -> Source:
+        source = self._source(part)
+        if source is None:
+            raise StageError(f"data.{part} is needed here and the recipe has none; add it under data:")
+        return source
+
+    def _read(self, part: str, tokenizer_folder: Path | None) -> list[Document]:
+        source = self._need(part)
+        chat = _chat_renderer(tokenizer_folder) if source.messages and tokenizer_folder else None
+        cache = f"{part}:{tokenizer_folder if source.messages else ''}"
+        if cache not in self._documents:
+            documents = list(read_documents(source, chat))
+            if not documents:
+                raise StageError(f"data.{part}: no text in it")
+            if source is self.options.train:
+                documents = self._slice(documents, part)
+            self._documents[cache] = documents
+        return self._documents[cache]
+
+    def _slice(self, documents: list[Document], part: str) -> list[Document]:
+        """Cut validation and calibration, where they have no source of their own, out of train's documents."""
+        if len(documents) < _FEW and self._taken:
+            documents = [piece for document in documents for piece in _pieces(document)]
+        if len(documents) <= len(self._taken):
+            raise StageError(
+                f"data.train: {len(documents)} piece(s) of text are too few to take {' and '.join(self._taken)} out; "
+                "give more text, a separator, or data.validation and data.calibration"
+            )
+        order = sample_order(len(documents), self.seed)
+        size = min(_SLICE_LIMIT, max(1, len(documents) // _SLICE_SHARE))
+        bounds = {name: (index * size, (index + 1) * size) for index, name in enumerate(self._taken)}
+        start, end = bounds.get(part, (len(self._taken) * size, len(documents)))
+        return [documents[index] for index in order[start:end]]
+
+
+def _pieces(document: Document) -> list[Document]:
+    """Cut a long plain document at line ends into pieces of about 2,000 characters."""
+    if len(document.segments) > 1 or len(document.text) < 2 * _PIECE:
+        return [document]
+    pieces, current = [], ""
+    for line in document.text.splitlines(keepends=True):
+        current += line
+        if len(current) >= _PIECE:
+            pieces.append(current)
+            current = ""
+    return [Document(((text.strip(), True),)) for text in [*pieces, current] if text.strip()]
+
+
+def tokenize(
+    documents: list[Document], folder: Path, join: str | None, fingerprint: str, tokens: int | None = None
+) -> Corpus:
+    """Return the documents as one run of ids, each with the joining token in front."""
+    tokenizer, special = load_tokenizer(folder), special_ids(folder)
+    joining = joining_token(folder, join)
+    # training gives the joining token a loss, as the model's own training did; a chat's prompt has none
+    ids: list[np.ndarray[Any, Any]] = []
+    counted: list[np.ndarray[Any, Any]] = []
+    byte_counts: list[int] = []
+    total = 0
+    for start in range(0, len(documents), 512):
+        batch = documents[start : start + 512]
+        encoded = iter(
+            tokenizer.encode_batch(
+                [text for document in batch for text, _ in document.segments], add_special_tokens=False
+            )
+        )
+        for document in batch:
+            parts = [(next(encoded).ids, learned) for _, learned in document.segments]
+            flat = [token for part, _ in parts for token in part]
+            flags = [learned for part, learned in parts for _ in part]
+            if joining is not None and flat[:1] != [special.bos]:
+                flat, flags = [joining, *flat], [len(parts) == 1, *flags]
+            ids.append(np.array(flat, dtype=np.int64))
+            counted.append(np.array(flags, dtype=np.bool_))
+            byte_counts.append(len(document.text.encode()))
+            total += len(flat)
+        if tokens is not None and total >= tokens:
+            break
+    starts = np.concatenate([[0], np.cumsum([len(part) for part in ids])]).astype(np.int64)
+    questions = tuple(_questions(documents[: len(ids)]))
+    return Corpus(
+        np.concatenate(ids),
+        np.concatenate(counted),
+        starts,
+        np.array(byte_counts, dtype=np.int64),
+        questions,
+        fingerprint,
+    )
+
+
+def _questions(documents: list[Document]) -> Iterable[Question]:
+    return (document.question for document in documents if document.question is not None)
+
+
+def joining_token(folder: Path, join: str | None) -> int | None:
+    """Return the id that stands in front of each document: BOS where the model has one, else EOS, unless `join` says which.
+
+    Raises StageError where `join` names a token that the model does not have.
+    """
+    special = special_ids(folder)
+    end = special.eos[0] if special.eos else None
+    if join == "none":
+        return None
+    if join is None:
+        return special.bos if special.bos is not None else end
+    found = special.bos if join == "bos" else end
+    if found is None:
+        raise StageError(
+            f"data.join is {join}, but the model in {folder} has no {join.upper()} token; use another join"
+        )
+    return found
+
+
+def _chat_renderer(folder: Path) -> RenderChat | None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    if not tokenizer.chat_template:
+        return None
+
+    def render(messages: list[dict[str, Any]], prompt: bool) -> str:
+        text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
+        return text
+
+    return render

@@ -1,0 +1,173 @@
+"""The float graph of a decoder, made by onnxruntime-genai's builder in memory: GroupQueryAttention, tied embedding once.
+
+The builder's classes are used below their command line, so that nothing is asked of the network, nothing is printed, no
+float file is written on the way to a packed one, and the graph depends on the model folder alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import math
+import sys
+import tempfile
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from compress.errors import StageError
+from compress.export.options import FAMILIES
+from compress.models.folder import load_model, special_ids
+
+_BUILDER = "onnxruntime_genai.models.builder"
+# What the builder raises for models that it cannot take.
+_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+_TAIL_LINES = 12
+_ROPE_MULTIPLE = 16
+
+
+@dataclass(frozen=True)
+class BuiltGraph:
+    """The builder's work: an onnx_ir.Model whose weights still live in the torch model, and genai_config.json."""
+
+    model: Any
+    genai_config_text: str
+
+
+def build_graph(folder: Path, fuse_qkv: bool = True) -> BuiltGraph:
+    """Return the float32 CPU graph of a model folder; `fuse_qkv` joins the query, key and value projections.
+
+    Memory: the float32 model, the joined projections once more.
+    Raises StageError, with the end of what the builder printed, where the builder does not take the model.
+    """
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            return _build(folder, fuse_qkv)
+    except _ERRORS as error:
+        tail = "\n".join(said.getvalue().splitlines()[-_TAIL_LINES:])
+        raise StageError(
+            f"{folder}: onnxruntime-genai {version('onnxruntime-genai')} cannot build the graph of this model: "
+            f"{type(error).__name__}: {error}" + (f"\nThe builder said:\n{tail}" if tail else "")
+        ) from error
+
+
+def _build(folder: Path, fuse_qkv: bool) -> BuiltGraph:
+    import onnx_ir
+    import torch
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    family = FAMILIES[config.model_type]
+    config.architectures = [family.architecture]
+    model_class = _exporting(getattr(_builder_module(), _builder_name(config)), config, folder)
+    extra = {
+        "shared_embeddings": bool(config.tie_word_embeddings),
+        # Without RoPE inside the attention node there is nothing that would part a joined projection again.
+        "fuse_qkv": fuse_qkv and _head_size(config) % _ROPE_MULTIPLE == 0,
+        # A cache of the window's size would ask every runtime to know the window.
+        "windowed_kv_cache": False,
+        "hf_token": False,
+        "hf_remote": False,
+    }
+    # The builder makes random layers on its way to Phi-3's projections: the caller's seed must not notice.
+    with tempfile.TemporaryDirectory() as scratch, torch.random.fork_rng(devices=[]), torch.inference_mode():
+        floating = onnx_ir.DataType.FLOAT
+        built = model_class(_prepared(config), floating, floating, "cpu", scratch, extra)
+        if config.model_type.startswith("gemma"):
+            # The builder rounds this factor to two decimals.
+            built.embed_attrs["scale"] = math.sqrt(config.hidden_size)
+        built.make_model(str(folder))
+        built.model.graph.sort()
+        if config.model_type == "gemma3_text":
+            built.model_type = "gemma3_text"
+        built.make_genai_config(config, {"local_files_only": True}, scratch)
+        text = (Path(scratch) / "genai_config.json").read_text(encoding="utf-8")
+    # The builder would stamp the commit of whatever git repository it runs in.
+    built.model.producer_version = version("onnxruntime-genai")
+    return BuiltGraph(built.model, text + "\n")
+
+
+def _head_size(config: Any) -> int:
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+
+def _builder_name(config: Any) -> str:
+    if config.model_type == "phi3" and config.rope_parameters.get("rope_type") == "longrope":
+        return "Phi3MiniLongRoPEModel"
+    return FAMILIES[config.model_type].builder
+
+
+def _builder_module() -> Any:
+    """Import the builder; its package puts its own folder on sys.path, which is taken back."""
+    before = list(sys.path)
+    try:
+        return importlib.import_module(_BUILDER)
+    finally:
+        sys.path[:] = before
+
+
+def _exporting(model_class: Any, config: Any, folder: Path) -> Any:
+    """Return the builder's class with weights, lm_head and special ids taken from our folder in our way."""
+
+    def load_weights(self: Any, input_path: str) -> Any:
+        return load_model(folder)
+
+    def has_lm_head(self: Any, module: Any) -> bool:
+        # The builder takes every layer with as many outputs as there are tokens for the lm_head.
+        return module is self.weights.get_output_embeddings()
+
+    def is_fused_rope_supported(self: Any) -> bool:
+        # Inside GroupQueryAttention, ONNX Runtime turns heads of a multiple of 16 only; others take position ids.
+        return bool(self.head_size % _ROPE_MULTIPLE == 0)
+
+    def make_attention(self: Any, layer_id: int, attention: Any, root_input: str, **kwargs: Any) -> None:
+        # SmolLM3 has layers without RoPE; the builder would ask for position ids there.
+        rope = self.attention_attrs["rope"]
+        if config.model_type == "smollm3":
+            self.attention_attrs["rope"] = bool(config.no_rope_layers[layer_id])
+        model_class.make_attention(self, layer_id, attention, root_input, **kwargs)
+        self.attention_attrs["rope"] = rope
+
+    def resolve_special_token_ids(self: Any, said: Any, extra: Any) -> tuple[int, int | list[int], int]:
+        ids = special_ids(folder)
+        ends: int | list[int] = ids.eos[0] if len(ids.eos) == 1 else list(ids.eos)
+        # onnxruntime-genai insists on numbers; without an id of its own, -1 matches no token.
+        pad = ids.pad if ids.pad is not None else ids.eos[0] if ids.eos else -1
+        return -1 if ids.bos is None else ids.bos, ends if ids.eos else -1, pad
+
+    return type(
+        model_class.__name__,
+        (model_class,),
+        {
+            "load_weights": load_weights,
+            "has_lm_head": has_lm_head,
+            "is_fused_rope_supported": is_fused_rope_supported,
+            "make_attention": make_attention,
+            "resolve_special_token_ids": resolve_special_token_ids,
+        },
+    )
+
+
+def _prepared(config: Any) -> Any:
+    """Give the config the names that the builder reads and that transformers 5 has moved or never had."""
+    rope = config.rope_parameters
+    if "full_attention" in rope:
+        config.rope_local_base_freq = rope["sliding_attention"]["rope_theta"]
+        config.rope_parameters = dict(rope["full_attention"])
+    if getattr(config, "layer_types", None) is None and getattr(config, "sliding_window", None):
+        # Mistral and Phi-3 use the window in every layer; without layer_types the builder would leave it out.
+        config.layer_types = ["sliding_attention"] * config.num_hidden_layers
+    return config

@@ -1,0 +1,141 @@
+"""A model folder on disk: its config, tokenizer and weights. What needs no torch imports none."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compress.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "chat_template.jinja",
+)
+
+
+@dataclass(frozen=True)
+class SpecialIds:
+    """The token ids with a meaning of their own; None where the model has none."""
+
+    bos: int | None
+    eos: tuple[int, ...]
+    pad: int | None
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return config.json of a model folder.
+
+    Raises ArtifactError where there is none or it is no JSON object.
+    """
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArtifactError(f"{folder}: no config.json there; a model folder is needed") from None
+    except ValueError as error:
+        raise ArtifactError(f"{path}: not JSON ({error})") from error
+    if not isinstance(config, dict):
+        raise ArtifactError(f"{path}: a JSON object is needed, found {type(config).__name__}")
+    return config
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """Return the tokenizer of a folder; encode with add_special_tokens=False, the special tokens are ours to place.
+
+    Raises ArtifactError where there is no tokenizer.json.
+    """
+    from tokenizers import Tokenizer
+
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise ArtifactError(
+            f"{folder}: no tokenizer.json there; save the tokenizer in the fast format "
+            "(AutoTokenizer.from_pretrained(...).save_pretrained(folder))"
+        )
+    tokenizer: Tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
+
+
+def special_ids(folder: Path) -> SpecialIds:
+    """Return the ids of BOS, EOS and PAD as generation_config.json and config.json give them."""
+    config = read_config(folder)
+    generation = folder / "generation_config.json"
+    if generation.is_file():
+        said = json.loads(generation.read_text(encoding="utf-8"))
+        config = config | {key: value for key, value in said.items() if value is not None}
+    eos = config.get("eos_token_id")
+    ends = () if eos is None else tuple(eos) if isinstance(eos, list) else (eos,)
+    return SpecialIds(config.get("bos_token_id"), ends, config.get("pad_token_id"))
+
+
+def copy_tokenizer(source: Path, target: Path) -> None:
+    """Copy the tokenizer's files; the class is named so that transformers 4 and 5 both open it."""
+    for name in TOKENIZER_FILES:
+        if (source / name).is_file() and source != target:
+            shutil.copyfile(source / name, target / name)
+    path = target / "tokenizer_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if (target / "tokenizer.json").is_file():
+        settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+        settings.pop("backend", None)
+        settings.pop("auto_map", None)
+    path.write_text(json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the safetensors files of a model's weights (not quantization.safetensors).
+
+    Raises ArtifactError where there are none.
+    """
+    found = sorted(path for path in folder.glob("model*.safetensors"))
+    if not found:
+        raise ArtifactError(f"{folder}: no model*.safetensors there; save the weights as safetensors")
+    return found
+
+
+def load_model(folder: Path, device: str = "cpu") -> Any:
+    """Return the causal language model of a folder, float32, in eval mode, from local files alone.
+
+    Raises ArtifactError when weights are missing or do not fit the config.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    weight_files(folder)
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ArtifactError(f"{folder}: the model does not load: {error}") from error
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if report.get(kind):
+            raise ArtifactError(
+                f"{folder}: {kind.replace('_', ' ')} in the weights: {sorted(map(str, report[kind]))[:5]}"
+            )
+    return model.to(device).eval()
+
+
+def save_model(model: Any, folder: Path, tokenizer_from: Path) -> None:
+    """Write config, generation config, weights (tied weights once) and the tokenizer of another folder."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    model.save_pretrained(folder)
+    copy_tokenizer(tokenizer_from, folder)

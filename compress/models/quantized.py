@@ -1,0 +1,228 @@
+"""quantization.safetensors: the codes, scales and zero points of every quantized weight of a model folder.
+
+One grid for every method: weight = scale * (code - zero), in blocks along the input axis. The layout is that of the
+inputs of ONNX Runtime's MatMulNBits, so that `export` copies bytes and never quantizes again. Imports no torch.
+
+For a weight NAME of shape [N, K], with G = ceil(K / block):
+
+NAME.codes        uint8   [N, G, block * bits / 8]  low nibble first; a short last block is padded with the zero's code
+NAME.scales       float32 [N, G]
+NAME.zero_points  uint8   [N, ceil(G * bits / 8)]   low nibble first; only where the scheme is not symmetric
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from compress.errors import ArtifactError
+
+FILE = "quantization.safetensors"
+SCHEMA = 1
+# One key only: safetensors writes several in an order that changes from run to run.
+_METADATA = "quantization"
+
+# "embed_tokens" and "lm_head" first: an embedding may stand inside a part named attention.
+_CLASSES: Mapping[str, tuple[str, ...]] = {
+    "embedding": ("embed_tokens", "wte", "wpe", "embed_positions", "embed_in"),
+    "head": ("lm_head", "embed_out"),
+    "attention": ("self_attn", "attn", "attention"),
+    "ffn": ("mlp", "fc1", "fc2", "feed_forward", "block_sparse_moe"),
+}
+
+Bytes = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
+Precision = Literal["fp32", "int8", "int4", "mixed"]
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """The grid of one weight of shape [N, K]: bits of a code, weights in a block, zero points or none."""
+
+    bits: int
+    block: int
+    symmetric: bool
+    shape: tuple[int, int]
+
+    @property
+    def groups(self) -> int:
+        """Return G, the number of blocks in a row."""
+        return -(-self.shape[1] // self.block)
+
+    @property
+    def middle(self) -> int:
+        """Return the code that means 0 in a symmetric scheme."""
+        return 1 << (self.bits - 1)
+
+
+@dataclass(frozen=True)
+class QuantizedWeight:
+    """One weight as it is stored; see the top of the file for the shapes."""
+
+    scheme: Scheme
+    codes: Bytes
+    scales: Floats
+    zero_points: Bytes | None = None
+
+    @property
+    def stored_bytes(self) -> int:
+        """Return the bytes of codes, scales and zero points together."""
+        return self.codes.nbytes + self.scales.nbytes + (0 if self.zero_points is None else self.zero_points.nbytes)
+
+
+def pack(codes: Bytes, bits: int) -> Bytes:
+    """Pack codes [..., n] of 4 or 8 bits into bytes [..., ceil(n * bits / 8)], low nibble first; an odd rest is 0."""
+    if bits == 8:
+        return codes
+    if codes.shape[-1] % 2:
+        codes = np.concatenate([codes, np.zeros_like(codes[..., :1])], axis=-1)
+    return np.bitwise_or(codes[..., 0::2], np.left_shift(codes[..., 1::2], 4), dtype=np.uint8)
+
+
+def unpack(packed: Bytes, bits: int, count: int) -> Bytes:
+    """Return the first `count` codes [..., count] of what `pack` made."""
+    if bits == 8:
+        return packed[..., :count]
+    codes = np.stack([packed & 15, packed >> 4], axis=-1)
+    return codes.reshape(*packed.shape[:-1], packed.shape[-1] * 2)[..., :count]
+
+
+def store(scheme: Scheme, codes: Bytes, scales: Floats, zero_points: Bytes | None) -> QuantizedWeight:
+    """Pack one weight: codes [N, G, block] with the padding filled in, scales [N, G], zero points [N, G] or None."""
+    rows, groups = scheme.shape[0], scheme.groups
+    if codes.shape != (rows, groups, scheme.block) or scales.shape != (rows, groups):
+        raise ValueError(f"codes {codes.shape} and scales {scales.shape} do not fit {scheme}")
+    if scheme.symmetric != (zero_points is None):
+        raise ValueError("a symmetric scheme has no zero points, an asymmetric one has them")
+    zeros = None if zero_points is None else np.ascontiguousarray(pack(zero_points, scheme.bits))
+    return QuantizedWeight(
+        scheme, np.ascontiguousarray(pack(codes, scheme.bits)), np.ascontiguousarray(scales, np.float32), zeros
+    )
+
+
+def dequantize(weight: QuantizedWeight) -> Floats:
+    """Return the weight [N, K] in float32.
+
+    Numerics: code - zero is exact, the product is rounded once: the same bits everywhere, ONNX Runtime included.
+    """
+    scheme = weight.scheme
+    rows, width = scheme.shape
+    codes = unpack(weight.codes, scheme.bits, scheme.block).astype(np.float32)
+    if weight.zero_points is None:
+        codes -= np.float32(scheme.middle)
+    else:
+        codes -= unpack(weight.zero_points, scheme.bits, scheme.groups).astype(np.float32)[..., None]
+    codes *= weight.scales[..., None]
+    return np.ascontiguousarray(codes.reshape(rows, -1)[:, :width])
+
+
+def weight_class(name: str) -> str:
+    """Return embedding, head, attention, ffn or other, from the name of a weight in torch or in our ONNX graphs."""
+    parts = name.replace("/", ".").split(".")
+    for key, words in _CLASSES.items():
+        if any(part in words for part in parts):
+            return key
+    return "other"
+
+
+def write(folder: Path, weights: Mapping[str, QuantizedWeight], left_out: Sequence[str] = ()) -> Path:
+    """Write quantization.safetensors; `left_out` names the matrices that stayed in float. The bytes are repeatable."""
+    tensors: dict[str, npt.NDArray[Any]] = {}
+    for name, weight in sorted(weights.items()):
+        tensors[f"{name}.codes"] = weight.codes
+        tensors[f"{name}.scales"] = weight.scales
+        if weight.zero_points is not None:
+            tensors[f"{name}.zero_points"] = weight.zero_points
+    schemes = {name: asdict(weight.scheme) for name, weight in weights.items()}
+    said = {"schema": SCHEMA, "weights": schemes, "left_out": sorted(left_out)}
+    path = folder / FILE
+    save_file(tensors, path, metadata={_METADATA: json.dumps(said, sort_keys=True, separators=(",", ":"))})
+    return path
+
+
+def is_quantized(folder: Path) -> bool:
+    """Return whether the folder holds quantization.safetensors."""
+    return (folder / FILE).is_file()
+
+
+@dataclass(frozen=True)
+class Schemes:
+    """What quantization.safetensors says of itself: the scheme of each weight, and which matrices stayed in float."""
+
+    weights: Mapping[str, Scheme]
+    left_out: tuple[str, ...]
+
+    @property
+    def precision(self) -> Precision:
+        """Return int8 or int4 where every matrix has those bits, else mixed."""
+        found = {scheme.bits for scheme in self.weights.values()}
+        if self.left_out or len(found) != 1:
+            return "mixed"
+        return "int8" if found == {8} else "int4"
+
+
+def read_schemes(folder: Path) -> Schemes:
+    """Return the schemes of a folder from the header of its quantization.safetensors.
+
+    Raises ArtifactError where the file is missing or cannot be read.
+    """
+    path = folder / FILE
+    try:
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(size))
+        said = json.loads(header["__metadata__"][_METADATA])
+        if said["schema"] != SCHEMA:
+            raise ArtifactError(f"{path}: schema {said['schema']}, this version reads {SCHEMA}")
+        schemes = {
+            name: Scheme(entry["bits"], entry["block"], entry["symmetric"], (entry["shape"][0], entry["shape"][1]))
+            for name, entry in said["weights"].items()
+        }
+        return Schemes(schemes, tuple(said["left_out"]))
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        raise ArtifactError(f"{path}: not readable ({error}); quantize the model again") from error
+
+
+def precision(folder: Path) -> Precision:
+    """Return fp32, int8, int4, or mixed where bits differ or matrices were left out. Reads a header, no weights."""
+    return read_schemes(folder).precision if is_quantized(folder) else "fp32"
+
+
+class QuantizedFile:
+    """quantization.safetensors, open for reading weight by weight. A context manager.
+
+    Memory: one weight at a time. Raises ArtifactError where the file cannot be read.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.schemes = read_schemes(folder)
+        self._path = folder / FILE
+        self._stack = ExitStack()
+        self._file: Any = None
+
+    def __enter__(self) -> Self:
+        self._file = self._stack.enter_context(safe_open(self._path, framework="np"))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def read(self, name: str) -> QuantizedWeight:
+        """Return one weight as it is stored."""
+        scheme = self.schemes.weights[name]
+        zeros = None if scheme.symmetric else self._file.get_tensor(f"{name}.zero_points")
+        return QuantizedWeight(
+            scheme, self._file.get_tensor(f"{name}.codes"), self._file.get_tensor(f"{name}.scales"), zeros
+        )

@@ -1,0 +1,245 @@
+"""From finished artifacts to results.json, plots and report.html: what was measured is remembered, so that a killed run goes on."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+
+import psutil
+
+from compress import artifact
+from compress.benchmark.measure import measure_quality, quality_names
+from compress.benchmark.options import BenchmarkOptions
+from compress.benchmark.size import parameters, size_bytes
+from compress.benchmark.speed import measure_speed
+from compress.benchmark.teacher import TeacherLogits
+from compress.check import Config
+from compress.contract import Json, Measurement, measurement_from_json
+from compress.data.corpus import Corpus
+from compress.data.load import RecipeData
+from compress.models.folder import read_config
+from compress.models.quantized import precision
+from compress.pipeline import Node, Run, load_state, save_state, version_notes
+from compress.recipe import Recipe
+from compress.report.page import write_page
+from compress.report.plots import draw
+from compress.report.results import write_results
+from compress.training.finish import read_log
+from compress.versions import versions
+
+Measurements = dict[str, Measurement]
+MEASURE_REVISION = 1
+
+
+def measure_and_report(run: Run, nodes: list[Node]) -> Json:
+    """Measure every artifact, and write results.json, plots/ and report.html into the run folder."""
+    for note in version_notes(nodes):
+        run.listener.say(note)
+    shown = [node for node in nodes if _is_shown(node)]
+    options = run.recipe.head.benchmark
+    measured: dict[str, Measurements] = {_name(node): {} for node in shown}
+    if options:
+        _measure_quality(run, shown, options, measured)
+        _measure_speed(run, shown, options, measured)
+    results = _results(run, nodes, shown, measured)
+    write_results(results, run.folder / "results.json")
+    with run.listener.task("report"):
+        draw(results, run.folder / "plots")
+        write_page(results, run.folder / "plots", run.folder / "report.html")
+    return results
+
+
+def _is_shown(node: Node) -> bool:
+    """A start with random weights, or one that is the teacher itself, is no row of its own."""
+    return node.id != "start" or (not node.made and node.source != "teacher")
+
+
+def _name(node: Node) -> str:
+    return f"{node.gives}/{node.id}"
+
+
+def _measure_quality(run: Run, shown: list[Node], options: BenchmarkOptions, measured: dict[str, Measurements]) -> None:
+    if not quality_names(options):
+        return
+    teacher = next((node for node in shown if node.id == "teacher" and node.gives == "torch"), None)
+    evaluation = _evaluation_data(run, options)
+    limit = min(_context(read_config(node.folder)) for node in shown)
+    scratch = run.folder / ".scratch" / "benchmark"
+    with TeacherLogits(teacher.folder if teacher else run.folder, scratch) as logits:
+        for node in shown:
+            asked: Json = {
+                "revision": MEASURE_REVISION,
+                "artifact": node.key,
+                "format": node.gives,
+                "options": options.model_dump(mode="json", exclude={"latency"}),
+                "evaluation": evaluation.fingerprint("evaluation") if evaluation else None,
+                "teacher": teacher.key if teacher else None,
+                "context": limit,
+            }
+            name = f"quality-{artifact.key_of(asked)}"
+            found = load_state(run, name)
+            if found is None:
+                with run.listener.task(f"measuring {node.label}") as progress:
+                    corpus = evaluation("evaluation", node.folder) if evaluation else None
+                    values = measure_quality(node.folder, options, corpus, logits if teacher else None, limit, progress)
+                found = {key: value.to_json() for key, value in values.items()}
+                save_state(run, name, found)
+            measured[_name(node)] |= {key: measurement_from_json(entry) for key, entry in found.items()}
+
+
+def _evaluation_data(run: Run, options: BenchmarkOptions) -> RecipeData | None:
+    if not run.data.has("evaluation"):
+        return None
+    join = options.perplexity.join if options.perplexity else None
+    return RecipeData(run.data.options.model_copy(update={"join": join}), run.data.seed) if join else run.data
+
+
+def _context(config: Config) -> int:
+    return int(config.get("max_position_embeddings") or config.get("n_positions") or 1 << 30)
+
+
+def _measure_speed(run: Run, shown: list[Node], options: BenchmarkOptions, measured: dict[str, Measurements]) -> None:
+    """Measure all artifacts in one round, because the machine drifts and ratios are what counts."""
+    if not options.latency:
+        return
+    asked: Json = {
+        "revision": MEASURE_REVISION,
+        "artifacts": [[_name(node), node.key] for node in shown],
+        "options": options.latency.model_dump(mode="json"),
+        "machine": _machine(),
+    }
+    name = f"speed-{artifact.key_of(asked)}"
+    found = load_state(run, name)
+    if found is None:
+        with run.listener.task("measuring speed and memory") as progress:
+            values = measure_speed({_name(node): node.folder for node in shown}, options.latency, progress)
+        found = {row: {key: value.to_json() for key, value in entry.items()} for row, entry in values.items()}
+        save_state(run, name, found)
+    for row, entry in found.items():
+        measured[row] |= {key: measurement_from_json(value) for key, value in entry.items()}
+
+
+def _results(run: Run, nodes: list[Node], shown: list[Node], measured: Mapping[str, Measurements]) -> Json:
+    head = run.recipe.head
+    rows = [_row(run, node, measured[_name(node)]) for node in shown]
+    parts = [part for part in ("train", "validation", "calibration", "evaluation") if run.data.has(part)]
+    return {
+        "recipe": {
+            "name": head.name,
+            "text": run.recipe.text,
+            "file": run.recipe.path.name,
+            "overrides": list(run.recipe.overrides),
+        },
+        "environment": environment(run.device),
+        "data": {part: run.data.fingerprint(part) for part in parts},
+        "rows": rows,
+        "stages": [_stage(run, node) for node in nodes if node.made],
+        "limits": limits(run.recipe, rows),
+    }
+
+
+def _row(run: Run, node: Node, measurements: Measurements) -> Json:
+    state = load_state(run, f"stage-{node.key}") or {} if node.made else {}
+    return {
+        "id": node.id,
+        "source": node.source,
+        "stage": node.word,
+        "format": node.gives,
+        "precision": _precision(node),
+        "parameters": parameters(node.folder),
+        "size_bytes": size_bytes(node.folder),
+        "measurements": {name: value.to_json() for name, value in measurements.items()},
+        "seconds": state.get("seconds"),
+        "peak_memory_bytes": state.get("peak_memory_bytes"),
+        "path": _relative(node.folder, run.folder),
+    }
+
+
+def _precision(node: Node) -> str:
+    return precision(node.folder) if node.gives == "torch" else onnx_precision(node.folder)
+
+
+def onnx_precision(folder: Path) -> str:
+    """Return the precision that export noted of an ONNX folder; fp32 where nobody did."""
+    found = artifact.read(folder)
+    return str(found.facts.get("precision", "fp32")) if found else "fp32"
+
+
+def _relative(folder: Path, start: Path) -> str:
+    try:
+        return Path(os.path.relpath(folder.resolve(), start.resolve())).as_posix()
+    except ValueError:  # another drive on Windows
+        return folder.resolve().as_posix()
+
+
+def _stage(run: Run, node: Node) -> Json:
+    found = artifact.read(node.folder)
+    state = load_state(run, f"stage-{node.key}") or {}
+    return {
+        "id": node.id,
+        "word": node.word,
+        "format": node.gives,
+        "seconds": state.get("seconds"),
+        "peak_memory_bytes": state.get("peak_memory_bytes"),
+        "facts": dict(found.facts) if found else {},
+        "skipped": list(found.skipped) if found else [],
+        "log": read_log(node.folder),
+    }
+
+
+def limits(recipe: Recipe, rows: list[Json]) -> list[Json]:
+    """Return each limit of the recipe with what was found: on the ONNX row where there is one, else on the torch row."""
+    found = []
+    for identity, limit in recipe.head.limits.items():
+        own = [row for row in rows if row["id"] == identity]
+        row = next((row for row in own if row["format"] == "onnx"), own[0] if own else None)
+        for name, bound in limit.model_dump(exclude_none=True).items():
+            value = _limited(name, row, rows) if row else None
+            at_least = name == "decode_tokens_per_second"
+            met = value is not None and (value >= bound if at_least else value <= bound)
+            found.append({"id": identity, "name": name, "limit": bound, "found": value, "met": met})
+    return found
+
+
+def _limited(name: str, row: Json, rows: list[Json]) -> float | None:
+    if name == "size_mb":
+        return float(row["size_bytes"]) / 1e6
+    teacher = next((other for other in rows if other["id"] == "teacher"), None)
+    if name == "perplexity_increase":
+        now, before = _value(row, "perplexity"), _value(teacher, "perplexity")
+        return now / before - 1 if now is not None and before else None
+    if name == "accuracy_drop":
+        now, before = _value(row, "accuracy"), _value(teacher, "accuracy")
+        return before - now if now is not None and before is not None else None
+    return _value(row, name)
+
+
+def _value(row: Json | None, name: str) -> float | None:
+    value = row["measurements"].get(name, {}).get("value") if row else None
+    return None if value is None else float(value)
+
+
+def environment(device: str) -> Json:
+    """Return the machine and the versions under which a run was measured."""
+    return _machine() | {"device": device, "versions": versions()}
+
+
+def _machine() -> Json:
+    return {
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
+    }
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or "unknown"

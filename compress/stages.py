@@ -1,0 +1,92 @@
+"""The table of verbs: word -> options, what runs, what it takes and gives. Tables, help and JSON Schema are printed from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from compress.distill.options import DistillOptions
+from compress.export import options as export
+from compress.options import Options
+from compress.prune import options as prune
+from compress.quantize import options as quantize
+from compress.train.options import TrainOptions
+
+Plan = Callable[[Any, dict[str, Any]], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One verb.
+
+    run       "module:function", loaded when the stage runs
+    gives     what kind of folder comes out; every stage takes a torch folder
+    revision  is raised when the same options begin to give other bytes
+    needs     parts of the data without which the stage cannot work
+    reads     parts of the data that it uses where the recipe has them
+    teacher   whether it asks the teacher
+    plan      config.json before -> config.json after, or ValueError; no torch
+    """
+
+    word: str
+    summary: str
+    options: type[Options]
+    run: str
+    gives: Literal["torch", "onnx"] = "torch"
+    revision: int = 1
+    needs: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()
+    teacher: bool = False
+    quantized_source: bool = False
+    plan: Plan | None = None
+
+
+def _rows() -> tuple[Stage, ...]:
+    return (
+        Stage(
+            "train",
+            "fit a model to data with cross-entropy; no teacher is asked",
+            TrainOptions,
+            "compress.train.stage:run",
+            needs=("train",),
+            reads=("validation",),
+        ),
+        Stage(
+            "prune",
+            "cut layers and feed-forward columns that matter least on calibration text",
+            prune.PruneOptions,
+            "compress.prune.stage:run",
+            needs=("calibration",),
+            plan=prune.plan,
+        ),
+        Stage(
+            "distill",
+            "fit the student to the teacher's next-token distribution",
+            DistillOptions,
+            "compress.distill.stage:run",
+            needs=("train",),
+            reads=("validation",),
+            teacher=True,
+        ),
+        Stage(
+            "quantize",
+            "put every matrix on an int8 or int4 grid in blocks",
+            quantize.QuantizeOptions,
+            "compress.quantize.stage:run",
+            plan=quantize.plan,
+        ),
+        Stage(
+            "export",
+            "write ONNX files and prove that they say what torch says",
+            export.ExportOptions,
+            "compress.export.stage:run",
+            gives="onnx",
+            reads=("calibration",),
+            quantized_source=True,
+            plan=export.plan,
+        ),
+    )
+
+
+STAGES: dict[str, Stage] = {stage.word: stage for stage in _rows()}
