@@ -12,8 +12,8 @@ from compress.data.load import RecipeData
 from compress.data.options import DataOptions, Source
 from compress.models.decoder import format_of
 from compress.models.quantized import precision
-from compress.pipeline import Listener
 from compress.rows import environment, onnx_precision
+from compress.run import Listener
 
 
 def measure_one(

@@ -270,6 +270,8 @@ def schema() -> None:
 def main() -> None:
     """Run the command line and exit with its code."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    # threads that spin while they wait make torch many times slower as soon as another process wants a core
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
         app()

@@ -6,7 +6,7 @@ and prints nothing. The pipeline writes artifact.json and renames the folder int
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -20,7 +20,9 @@ Json = dict[str, Any]
 class Progress(Protocol):
     """Says how far a stage is: `done` of `total` units; `note` is a short text such as a loss. Cheap to call often."""
 
-    def __call__(self, done: float, total: float, unit: str = "", note: str = "") -> None: ...
+    def __call__(self, done: float, total: float, unit: str = "", note: str = "") -> None:
+        """Take the news."""
+        ...
 
 
 def silent(done: float, total: float, unit: str = "", note: str = "") -> None:
@@ -110,10 +112,3 @@ def measurement_from_json(entry: Json) -> Measurement:
         tuple(entry.get("samples", ())),
         entry.get("reason", ""),
     )
-
-
-def iterate_with_progress(items: list[Any], progress: Progress, unit: str) -> Iterator[Any]:
-    """Yield each item, saying after each how many are done."""
-    for index, item in enumerate(items):
-        yield item
-        progress(index + 1, len(items), unit)

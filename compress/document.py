@@ -15,6 +15,8 @@ import yaml
 from compress.errors import Problem
 
 PathKey = tuple[str | int, ...]
+_VARIABLE = re.compile(r"\$\{(\w+)\}")
+_HIDDEN = re.compile("\ue000\ue000(\\w+)\ue001")
 _NODE_LIMIT = 20_000
 _SIZE_LIMIT = 1_000_000
 
@@ -92,7 +94,7 @@ def parse(text: str, file: str) -> Document:
         )
         return document
     try:
-        node = yaml.compose(text, Loader=_Loader)  # noqa: S506 - a SafeLoader with other resolvers
+        node = yaml.compose(_VARIABLE.sub(_hide, text), Loader=_Loader)
     except yaml.YAMLError as error:
         document.problems.append(_syntax_problem(error, text, file))
         return document
@@ -105,6 +107,11 @@ def parse(text: str, file: str) -> Document:
     walk = _Walk(document, file, text.splitlines())
     document.value = walk.read(node, (), ())
     return document
+
+
+def _hide(match: re.Match[str]) -> str:
+    """Write ${NAME} with as many characters that YAML takes unquoted inside {…} too."""
+    return f"\ue000\ue000{match[1]}\ue001"
 
 
 def _syntax_problem(error: yaml.YAMLError, text: str, file: str) -> Problem:
@@ -168,7 +175,7 @@ class _Walk:
 
     def scalar(self, node: yaml.Node) -> Any:
         kind = str(node.tag).rpartition(":")[2]
-        text = str(node.value)
+        text = _HIDDEN.sub(r"${\1}", str(node.value))
         match kind:
             case "str":
                 return text

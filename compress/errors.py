@@ -50,7 +50,7 @@ class ArtifactError(CompressError):
     """A folder is missing, damaged, or in use."""
 
 
-class MissingExtra(CompressError):
+class MissingExtra(CompressError):  # noqa: N818 - a name of the design
     """An optional part of the product is not installed."""
 
     def __init__(self, what: str, extra: str) -> None:

@@ -143,88 +143,98 @@ def _build(document: Document, path: Path, text: str, overrides: tuple[str, ...]
 
 
 def _steps(document: Document, stages: Any) -> list[Step]:
-    if stages is None and "stages" in (document.value or {}):
-        stages = []
-    if stages is None:
+    if stages is None and "stages" not in document.value:
         document.problems.append(document.problem((), "the recipe needs 'stages', a list of verbs"))
         return []
-    if not isinstance(stages, list):
-        document.problems.append(
-            document.problem(("stages",), "stages must be a list of verbs, such as `- prune: {remove: {layers: 1}}`")
-        )
+    if not isinstance(stages, list | None):
+        message = "stages must be a list of verbs, such as `- prune: {remove: {layers: 1}}`"
+        document.problems.append(document.problem(("stages",), message))
         return []
-    steps: list[Step] = []
-    before: tuple[str, ...] = ("start",)
-    for index, entry in enumerate(stages):
-        made = _read_stage(document, index, entry, steps, before)
-        steps += made
-        if made and made[0].gives == "torch":
-            before = tuple(step.id for step in made)
-    return steps
+    reader = _StageReader(document)
+    for index, entry in enumerate(stages or []):
+        reader.read(("stages", index), entry)
+    return reader.steps
 
 
-def _read_stage(document: Document, index: int, entry: Any, steps: list[Step], before: tuple[str, ...]) -> list[Step]:
-    path = ("stages", index)
-    if not isinstance(entry, dict) or len(entry) != 1:
-        found = f"{len(entry)} keys ({', '.join(entry)})" if isinstance(entry, dict) else repr(entry)
-        message = f"{name_of(path)} must be one verb with its options, such as `prune: {{remove: {{layers: 1}}}}`, found {found}"
-        document.problems.append(document.problem(path, message))
-        return []
-    word, given = next(iter(entry.items()))
-    place = (*path, word)
-    if word not in STAGES:
-        document.problems.append(
-            document.problem(place, f"{name_of(path)}: there is no stage '{word}'.{suggest(word, STAGES)}")
-        )
-        return []
-    if given is not None and not isinstance(given, dict):
-        document.problems.append(
-            document.problem(place, f"{name_of(place)} must be a mapping of options, got {given!r}")
-        )
-        return []
-    options_given = dict(given or {})
-    identity, sources = options_given.pop("id", word), options_given.pop("from", list(before))
-    options = validate(STAGES[word].options, options_given, place, document, ("id", "from"))
-    sources = [sources] if isinstance(sources, str) else sources
-    if not _sources_are_known(document, place, sources, steps) or not _id_is_good(document, place, identity):
-        return []
-    stage = STAGES[word]
-    steps_made = []
-    for source in sources:
-        single = len(sources) == 1
-        step_id = source if stage.gives == "onnx" else identity if single else f"{identity}-{source}"
-        if any(step.id == step_id and step.gives == stage.gives for step in [*steps, *steps_made]):
-            said = "is exported" if stage.gives == "onnx" else "is used"
-            document.problems.append(
-                document.problem((*place, "id"), f"{name_of(place)}: the id '{step_id}' {said} above; give another id")
+class _StageReader:
+    """Reads the lines of `stages`. An id of a line that is wrong counts as known, so that one mistake is said once."""
+
+    def __init__(self, document: Document) -> None:
+        self.document = document
+        self.steps: list[Step] = []
+        self.known: set[str] = set(RESERVED)
+        self.before: tuple[str, ...] = ("start",)
+
+    def complain(self, path: PathKey, message: str) -> None:
+        self.document.problems.append(self.document.problem(path, message))
+
+    def read(self, path: PathKey, entry: Any) -> None:
+        if not isinstance(entry, dict) or len(entry) != 1:
+            found = f"{len(entry)} keys ({', '.join(entry)})" if isinstance(entry, dict) else repr(entry)
+            self.complain(
+                path,
+                f"{name_of(path)} must be one verb with its options, such as `prune: {{remove: {{layers: 1}}}}`, found {found}",
             )
-        steps_made.append(Step(word, step_id, source, options or Options(), name_of(place)))
-    return steps_made
+            return
+        word, given = next(iter(entry.items()))
+        place = (*path, word)
+        if given is not None and not isinstance(given, dict):
+            self.complain(place, f"{name_of(place)} must be a mapping of options, got {given!r}")
+            return
+        rest = dict(given or {})
+        identity, sources = rest.pop("id", word), rest.pop("from", list(self.before))
+        if word not in STAGES:
+            self.complain(place, f"{name_of(path)}: there is no stage '{word}'.{suggest(word, STAGES)}")
+            self._note(identity)
+            return
+        options = validate(STAGES[word].options, rest, place, self.document, ("id", "from"))
+        sources = [sources] if isinstance(sources, str) else sources
+        good = self._sources_are_known(place, sources)
+        if self._id_is_good(place, identity) and good:
+            self._add(place, STAGES[word], identity, sources, options or Options())
+        elif STAGES[word].gives == "torch":
+            self._note(identity)
 
+    def _note(self, identity: Any) -> None:
+        if isinstance(identity, str):
+            self.known.add(identity)
+            self.before = (identity,)
 
-def _id_is_good(document: Document, place: PathKey, identity: Any) -> bool:
-    if isinstance(identity, str) and _ID.match(identity) and identity not in RESERVED:
-        return True
-    why = f"'{identity}' is reserved" if identity in RESERVED else f"an id is made of a-z, 0-9 and -, got {identity!r}"
-    document.problems.append(document.problem((*place, "id"), f"{name_of(place)}.id: {why}"))
-    return False
+    def _add(self, place: PathKey, stage: Stage, identity: str, sources: list[str], options: Options) -> None:
+        made: list[str] = []
+        for source in sources:
+            step_id = source if stage.gives == "onnx" else identity if len(sources) == 1 else f"{identity}-{source}"
+            if any(step.id == step_id and step.gives == stage.gives for step in self.steps):
+                said = "is exported" if stage.gives == "onnx" else "is used"
+                self.complain((*place, "id"), f"{name_of(place)}: the id '{step_id}' {said} above; give another id")
+            self.steps.append(Step(stage.word, step_id, source, options, name_of(place)))
+            made.append(step_id)
+        if stage.gives == "torch":
+            self.known |= set(made)
+            self.before = tuple(made)
 
-
-def _sources_are_known(document: Document, place: PathKey, sources: Any, steps: list[Step]) -> bool:
-    where = (*place, "from")
-    if not isinstance(sources, list) or not sources or not all(isinstance(source, str) for source in sources):
-        document.problems.append(
-            document.problem(where, f"{name_of(where)} must be an id or a list of ids, got {sources!r}")
+    def _id_is_good(self, place: PathKey, identity: Any) -> bool:
+        if isinstance(identity, str) and _ID.match(identity) and identity not in RESERVED:
+            return True
+        why = (
+            f"'{identity}' is reserved"
+            if identity in RESERVED
+            else f"an id is made of a-z, 0-9 and -, got {identity!r}"
         )
+        self.complain((*place, "id"), f"{name_of(place)}.id: {why}")
         return False
-    known = {*RESERVED, *(step.id for step in steps if step.gives == "torch")}
-    good = True
-    for index, source in enumerate(sources):
-        if source not in known:
-            message = f"{name_of(where)}: there is no '{source}' above.{suggest(source, known)}"
-            document.problems.append(document.problem((*where, index), message))
-            good = False
-    return good
+
+    def _sources_are_known(self, place: PathKey, sources: Any) -> bool:
+        where = (*place, "from")
+        if not isinstance(sources, list) or not sources or not all(isinstance(source, str) for source in sources):
+            self.complain(where, f"{name_of(where)} must be an id or a list of ids, got {sources!r}")
+            return False
+        unknown = [(index, source) for index, source in enumerate(sources) if source not in self.known]
+        for index, source in unknown:
+            self.complain(
+                (*where, index), f"{name_of(where)}: there is no '{source}' above.{suggest(source, self.known)}"
+            )
+        return not unknown
 
 
 def _check_limits(document: Document, head: Head, steps: list[Step]) -> None:

@@ -17,15 +17,14 @@ from compress.benchmark.speed import measure_speed
 from compress.benchmark.teacher import TeacherLogits
 from compress.check import Config
 from compress.contract import Json, Measurement, measurement_from_json
-from compress.data.corpus import Corpus
 from compress.data.load import RecipeData
 from compress.models.folder import read_config
 from compress.models.quantized import precision
-from compress.pipeline import Node, Run, load_state, save_state, version_notes
 from compress.recipe import Recipe
 from compress.report.page import write_page
 from compress.report.plots import draw
 from compress.report.results import write_results
+from compress.run import SCRATCH, Node, Run, load_state, save_state, version_notes
 from compress.training.finish import read_log
 from compress.versions import versions
 
@@ -66,7 +65,7 @@ def _measure_quality(run: Run, shown: list[Node], options: BenchmarkOptions, mea
     teacher = next((node for node in shown if node.id == "teacher" and node.gives == "torch"), None)
     evaluation = _evaluation_data(run, options)
     limit = min(_context(read_config(node.folder)) for node in shown)
-    scratch = run.folder / ".scratch" / "benchmark"
+    scratch = run.folder / SCRATCH / "benchmark"
     with TeacherLogits(teacher.folder if teacher else run.folder, scratch) as logits:
         for node in shown:
             asked: Json = {

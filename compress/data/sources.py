@@ -49,7 +49,7 @@ def expand_files(source: Source) -> list[Path]:
     """
     paths: list[Path] = []
     for pattern in source.files or []:
-        found = [Path(pattern)] if Path(pattern).is_file() else sorted(map(Path, glob.glob(pattern)))
+        found = [Path(pattern)] if Path(pattern).is_file() else sorted(map(Path, glob.glob(pattern)))  # noqa: PTH207 - the pattern may be absolute
         if not found:
             raise StageError(
                 f"data file {pattern}: there is no such file; look at the path (it is relative to the recipe file)"

@@ -12,8 +12,8 @@ from compress.distill.options import DistillOptions
 from compress.errors import StageError
 from compress.models.folder import load_model, read_config
 from compress.training.finish import finish_training
-from compress.training.losses import UNCOUNTED, cross_entropy
 from compress.training.loop import fit, load_examples
+from compress.training.losses import UNCOUNTED, cross_entropy
 
 
 def run(options: DistillOptions, context: Context) -> Outcome:

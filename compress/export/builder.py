@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+import json
 import math
 import sys
 import tempfile
@@ -94,10 +95,12 @@ def _build(folder: Path, fuse_qkv: bool) -> BuiltGraph:
         if config.model_type == "gemma3_text":
             built.model_type = "gemma3_text"
         built.make_genai_config(config, {"local_files_only": True}, scratch)
-        text = (Path(scratch) / "genai_config.json").read_text(encoding="utf-8")
+        genai_config = json.loads((Path(scratch) / "genai_config.json").read_text(encoding="utf-8"))
     # The builder would stamp the commit of whatever git repository it runs in.
     built.model.producer_version = version("onnxruntime-genai")
-    return BuiltGraph(built.model, text + "\n")
+    if genai_config["model"]["bos_token_id"] is None:
+        del genai_config["model"]["bos_token_id"]
+    return BuiltGraph(built.model, json.dumps(genai_config, indent=4) + "\n")
 
 
 def _head_size(config: Any) -> int:
@@ -121,6 +124,7 @@ def _builder_module() -> Any:
 
 def _exporting(model_class: Any, config: Any, folder: Path) -> Any:
     """Return the builder's class with weights, lm_head and special ids taken from our folder in our way."""
+    llama = _builder_module().LlamaModel
 
     def load_weights(self: Any, input_path: str) -> Any:
         return load_model(folder)
@@ -141,12 +145,18 @@ def _exporting(model_class: Any, config: Any, folder: Path) -> Any:
         model_class.make_attention(self, layer_id, attention, root_input, **kwargs)
         self.attention_attrs["rope"] = rope
 
-    def resolve_special_token_ids(self: Any, said: Any, extra: Any) -> tuple[int, int | list[int], int]:
+    def make_rope_init(self: Any, said: Any) -> None:
+        # The builder's Llama knows the rope types default and llama3, and would leave any other out without a word.
+        if issubclass(model_class, llama) and said.rope_parameters["rope_type"] != "llama3":
+            llama.__bases__[0].make_rope_init(self, said)
+        else:
+            model_class.make_rope_init(self, said)
+
+    def resolve_special_token_ids(self: Any, said: Any, extra: Any) -> tuple[int | None, int | list[int], int]:
         ids = special_ids(folder)
         ends: int | list[int] = ids.eos[0] if len(ids.eos) == 1 else list(ids.eos)
-        # onnxruntime-genai insists on numbers; without an id of its own, -1 matches no token.
-        pad = ids.pad if ids.pad is not None else ids.eos[0] if ids.eos else -1
-        return -1 if ids.bos is None else ids.bos, ends if ids.eos else -1, pad
+        # onnxruntime-genai pads with a token of the vocabulary, whatever the model has.
+        return ids.bos, ends, ids.pad if ids.pad is not None else ids.eos[0] if ids.eos else 0
 
     return type(
         model_class.__name__,
@@ -156,6 +166,7 @@ def _exporting(model_class: Any, config: Any, folder: Path) -> Any:
             "has_lm_head": has_lm_head,
             "is_fused_rope_supported": is_fused_rope_supported,
             "make_attention": make_attention,
+            "make_rope_init": make_rope_init,
             "resolve_special_token_ids": resolve_special_token_ids,
         },
     )

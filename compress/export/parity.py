@@ -4,14 +4,16 @@ One torch pass over windows of tokens is the reference for four checks of the ON
 `decode` (a prefill, then tokens one by one with the cache), `padded` (a right-padded batch, at each row's last token) and
 `single` (a sequence of one token).
 
-Float graphs: largest |difference| of logits relative to the largest |logit|, at most `tolerance`. Measured: 1.3e-6 on
-stories3M, 9e-7 on stories260K, below 8e-7 on tiny models of every family, 2e-6 on a random 110 M Llama; the default
-of 1e-4 leaves room for deep models, and a wrong window, mask or RoPE exceeds 1e-2.
+Float graphs: largest |difference| of logits relative to the largest |logit|, at most `tolerance`. Measured: 1.8e-6 on
+stories3M, 1.2e-6 on stories260K, 1.4e-6 on a random 110 M Llama, 1e-6 on tiny models of every family; the default of
+1e-4 leaves room for deep models, and a sliding window left out, which the builder once did, is above 1.
 
 Quantized graphs hold the torch folder's weights bit for bit (packing proves it), but ONNX Runtime rounds activations to int8
 in blocks (accuracy level 4), so logits are compared as distributions: mean KL(torch || ONNX) in nats a token, and the share of
 tokens whose first choice agrees; where torch itself gives ONNX's first choice at least 80 % of the probability of its own,
-that is agreement (random models are full of near ties). The limits are at `KL_LIMIT` and `AGREEMENT_LIMIT`.
+that is agreement (random models are full of near ties). Measured on stories3M and stories260K, int4 and int8, blocks of 32 and
+64, with and without zero points: KL 0.0003 to 0.0073, agreement 99.3 % and more, perplexity within 0.2 % of torch. The
+limits, `KL_LIMIT` and `AGREEMENT_LIMIT`, leave room for larger blocks: activations are rounded in the blocks of the weights.
 """
 
 from __future__ import annotations

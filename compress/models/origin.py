@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from compress.errors import StageError
 from compress.models.folder import read_config
 
 EMBEDDED = {"storyteller": Path(__file__).parent / "storyteller"}
+_REACH_SECONDS = 2.0
 _PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
 
@@ -30,11 +35,29 @@ def peek_config(model: str | None, revision: str | None, builtin: str | None = N
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        path = hf_hub_download(str(model), "config.json", revision=revision)
+        path = hf_hub_download(str(model), "config.json", revision=revision, local_files_only=not hub_is_reachable())
     except (OSError, HfHubHTTPError, LocalEntryNotFoundError, HFValidationError):
         return None
     config: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
     return config
+
+
+@cache
+def hub_is_reachable() -> bool:
+    """Say, within two seconds, whether the hub answers; the hub's own client would retry for half a minute."""
+    from huggingface_hub import constants
+
+    if constants.is_offline_mode():
+        return False
+    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
+        return True
+    address = urlsplit(constants.ENDPOINT)
+    port = address.port or (80 if address.scheme == "http" else 443)
+    try:
+        with socket.create_connection((address.hostname or "", port), timeout=_REACH_SECONDS):
+            return True
+    except OSError:
+        return False
 
 
 def fetch(model: str | None, revision: str | None, builtin: str | None = None) -> Path:
@@ -49,7 +72,8 @@ def fetch(model: str | None, revision: str | None, builtin: str | None = None) -
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(str(model), revision=revision, allow_patterns=_PATTERNS))
+        offline = not hub_is_reachable()
+        return Path(snapshot_download(str(model), revision=revision, allow_patterns=_PATTERNS, local_files_only=offline))
     except (OSError, HfHubHTTPError, LocalEntryNotFoundError, HFValidationError) as error:
         raise StageError(
             f"model {model}: no such folder, and the hub cannot be asked ({type(error).__name__}). "

@@ -23,7 +23,7 @@ def make_scratch(options: StudentOptions, texts: Iterable[str], teacher: Path | 
     tokenizer_folder = folder
     if options.vocab:
         train_tokenizer(texts, options.vocab, folder)
-        ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+        ids: dict[str, int | None] = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
         size = load_tokenizer(folder).get_vocab_size()
     else:
         if teacher is None:

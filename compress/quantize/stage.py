@@ -6,7 +6,8 @@ the codes, which export packs into ONNX.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -75,7 +76,8 @@ def run(options: QuantizeOptions, context: Context) -> Outcome:
     left_out = match_left_out(matrices, options.leave_out)
     chosen = [matrix for matrix in matrices if matrix.name not in left_out]
     _refuse_unfit(model, chosen)
-    stored, errors = _quantize(chosen, options, context)
+    with _one_thread():
+        stored, errors = _quantize(chosen, options, context)
     save_model(model, context.target, context.source)
     quantized.write(context.target, stored, sorted(left_out))
     float_bytes = {
@@ -120,6 +122,18 @@ def significant(value: float, digits: int = 4) -> float:
 def _spread(names: Sequence[str]) -> list[str]:
     step = max(1, len(names) // _SHOWN_NAMES)
     return list(names[::step][:_SHOWN_NAMES])
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Run torch on one thread: the search is many small steps, and beside other work threads that wait for each other
+    at each of them have been measured a hundred times slower."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _refuse_unfit(model: Any, chosen: Sequence[Matrix]) -> None:

@@ -8,8 +8,8 @@ from compress.contract import Context, Outcome
 from compress.models.folder import load_model
 from compress.train.options import TrainOptions
 from compress.training.finish import finish_training
-from compress.training.losses import cross_entropy
 from compress.training.loop import fit, load_examples
+from compress.training.losses import cross_entropy
 
 
 def run(options: TrainOptions, context: Context) -> Outcome:

@@ -37,8 +37,9 @@ def test_every_family_says_what_torch_says(family: str, tmp_path: Path) -> None:
                 "original_max_position_embeddings": 16,
             }
         },
+        {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 3.0}},
     ],
-    ids=["wide heads", "odd ffn", "one layer", "llama3 rope"],
+    ids=["wide heads", "odd ffn", "one layer", "llama3 rope", "linear rope"],
 )
 def test_shapes_and_ropes_of_llama(changes: dict[str, Any], tmp_path: Path) -> None:
     outcome = export(torch_folder(tmp_path / "torch", **changes), tmp_path / "onnx")
