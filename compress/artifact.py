@@ -25,6 +25,8 @@ SCHEMA = 1
 TEMPORARY = ".tmp-"
 DISCARDED = ".old-"
 _CHUNK = 1 << 20
+# What transformers, tokenizers and ONNX Runtime read from a model folder.
+_LOADED = {".json", ".safetensors", ".model", ".txt", ".jinja", ".bin", ".py", ".onnx", ".data"}
 
 
 @dataclass(frozen=True)
@@ -66,10 +68,16 @@ def list_files(folder: Path) -> list[Path]:
 
 
 def fingerprint_folder(folder: Path) -> str:
-    """Return the sha256 over names and contents of a model folder: configs, tokenizer and weights; documents are left out."""
-    suffixes = {".json", ".safetensors", ".model", ".txt", ".jinja", ".bin", ".py"}
-    listed = [(path.as_posix(), sha256_of(folder / path)) for path in list_files(folder) if path.suffix in suffixes]
-    return key_of({"files": listed})
+    """Return the sha256 over names and contents of a model folder: configs, tokenizer and weights.
+
+    Documents are left out, and so are folders inside it: models are not loaded from there.
+    """
+    names = sorted(path.name for path in folder.iterdir() if path.is_file() and _is_loaded(path))
+    return key_of({"files": [(name, sha256_of(folder / name)) for name in names]})
+
+
+def _is_loaded(path: Path) -> bool:
+    return path.suffix in _LOADED and path.name != MANIFEST and not path.name.startswith(".")
 
 
 def read(folder: Path) -> Artifact | None:
@@ -82,21 +90,26 @@ def read(folder: Path) -> Artifact | None:
         return None
     try:
         entry = json.loads(manifest.read_text(encoding="utf-8"))
-        if entry["schema"] != SCHEMA:
-            raise ArtifactError(f"{manifest}: schema {entry['schema']}, this version reads {SCHEMA}")
+        schema = entry["schema"]
+        if schema != SCHEMA:
+            raise ArtifactError(f"{manifest}: schema {schema}, this version reads {SCHEMA}")
         return Artifact(
             folder,
-            entry["key"],
-            entry["made"],
-            entry["facts"],
-            tuple(entry["skipped"]),
-            entry["files"],
-            entry["versions"],
+            str(entry["key"]),
+            _mapping(entry["made"]),
+            _mapping(entry["facts"]),
+            tuple(_mapping(skipped) for skipped in entry["skipped"]),
+            {str(name): _mapping(file) for name, file in _mapping(entry["files"]).items()},
+            _mapping(entry["versions"]),
         )
-    except (ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(
-            f"{manifest}: not readable ({error}); delete the folder {folder} and apply again"
-        ) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{manifest}: not readable ({type(error).__name__}: {error})") from error
+
+
+def _mapping(value: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError(f"a mapping is needed, found {type(value).__name__}")
+    return value
 
 
 def damage(artifact: Artifact) -> str:
@@ -108,11 +121,27 @@ def damage(artifact: Artifact) -> str:
         if not path.is_file():
             return f"{name} is missing"
         size = path.stat().st_size
-        if size != entry["size"]:
-            return f"{name} has {size} bytes, {entry['size']} were written"
-        if sha256_of(path) != entry["sha256"]:
+        if size != entry.get("size"):
+            return f"{name} has {size} bytes, {entry.get('size')} were written"
+        if sha256_of(path) != entry.get("sha256"):
             return f"{name} has another sha256 than was written"
+    for path in list_files(artifact.path):
+        # Such as an adapter_config.json or a second weight file: whoever opens the folder would read it.
+        if _is_loaded(path) and path.as_posix() not in artifact.files:
+            return f"{path.as_posix()} was not written with it"
     return ""
+
+
+def refuse_damaged(folder: Path) -> None:
+    """Do nothing for a folder that is no artifact of ours, or a whole one.
+
+    Raises ArtifactError, which names the file, where an artifact is damaged.
+    """
+    found = read(folder)
+    if found is not None and (damaged := damage(found)):
+        raise ArtifactError(
+            f"{folder}: damaged, {damaged}. Make it again or take another copy; if the change is meant, delete {MANIFEST} there"
+        )
 
 
 def finish(temporary: Path, target: Path, made: Mapping[str, Any], said: Mapping[str, Any]) -> Artifact:
@@ -127,14 +156,16 @@ def finish(temporary: Path, target: Path, made: Mapping[str, Any], said: Mapping
         _flush(path)
     entry = {"schema": SCHEMA, "key": key_of(made), "made": dict(made), **said, "files": files}
     write_text(temporary / MANIFEST, json.dumps(entry, indent=1, sort_keys=True, allow_nan=False) + "\n")
+    for folder in (path for path in temporary.rglob("*") if path.is_dir()):
+        _flush(folder)
     target.parent.mkdir(parents=True, exist_ok=True)
     discarded = target.with_name(DISCARDED + target.name)
-    shutil.rmtree(discarded, ignore_errors=True)
+    _remove(discarded)
     if target.exists():
         target.rename(discarded)
     temporary.rename(target)
     _flush(target.parent)
-    shutil.rmtree(discarded, ignore_errors=True)
+    _remove(discarded)
     artifact = read(target)
     if artifact is None:
         raise ArtifactError(f"{target}: {MANIFEST} went missing while it was written")
@@ -154,26 +185,38 @@ def temporary_folder(target: Path) -> Iterator[Path]:
 
 
 def sweep(parent: Path) -> None:
-    """Remove what killed runs have left in a folder of artifacts. Call it under the lock."""
+    """Remove the temporary files and folders that killed runs have left in a folder. Call it under the lock."""
     for pattern in (TEMPORARY, DISCARDED):
-        for folder in parent.glob(pattern + "*"):
-            shutil.rmtree(folder, ignore_errors=True)
+        for left in parent.glob(pattern + "*"):
+            _remove(left)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a file so that a kill leaves the old text or the new, never a part."""
     temporary = path.with_name(TEMPORARY + path.name)
-    with temporary.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    _flush(path.parent)
 
 
 def _flush(path: Path) -> None:
     if os.name != "posix" and path.is_dir():
         return
-    handle = os.open(path, os.O_RDONLY)
+    handle = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
     try:
         os.fsync(handle)
     except OSError:
@@ -187,16 +230,22 @@ def _flush(path: Path) -> None:
 def run_lock(folder: Path) -> Iterator[None]:
     """Hold the run folder for this process.
 
-    Raises ArtifactError at once when another process holds it.
+    The operating system lets go of the lock when its process ends, however it ends: a dead one blocks nobody.
+
+    Raises ArtifactError at once when another process holds it, and where the folder cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock")
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout:
         raise ArtifactError(
             f"{folder}: another compress is working in this run folder; wait for it, or give --out another folder"
         ) from None
+    except OSError as error:
+        raise ArtifactError(
+            f"{folder}: this run folder cannot be written ({error.strerror or error}); give another with --out"
+        ) from error
     try:
         yield
     finally:

@@ -2,179 +2,186 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
-from compress.artifact import sha256_of
-from compress.data.options import Windows
-from compress.data.sources import expand_files
-from compress.errors import ArtifactError, Problem, RecipeError, StageError
-from compress.models.options import StudentOptions
-from compress.models.origin import local_folder, peek_config
-from compress.recipe import Recipe, Step
+from compress.check_models import Origin, different_tokenizers, has_chat_template, look_at, special_tokens
+from compress.data.options import Source
+from compress.document import PathKey
+from compress.errors import ArtifactError, RecipeError, StageError
+from compress.overrides import is_folder
+from compress.recipe import Recipe, Step, read_draft
 from compress.stages import STAGES
 from compress.training.options import TrainingOptions
 
 Config = dict[str, Any]
 _PARTS = ("train", "validation", "calibration", "evaluation")
+_LEARNED = ("train", "validation", "calibration")
+
+
+def open_recipe(path: Path, overrides: Iterable[str] = ()) -> tuple[Recipe, list[str]]:
+    """Return the recipe of a file, and notes: what could not be checked here, and why.
+
+    Raises RecipeError with everything that is wrong, in the text and in what it asks for.
+    """
+    recipe = read_draft(path, overrides)
+    return recipe, check(recipe)
 
 
 def check(recipe: Recipe) -> list[str]:
     """Return notes: what could not be checked here, and why.
 
-    Raises RecipeError with every problem found.
+    Raises RecipeError with every problem found, those of a draft's text among them.
     """
-    problems, notes = list(_data_problems(recipe)), []
-    configs: dict[str, Config | None] = {}
-    for name in ("teacher", "start"):
-        try:
-            configs[name] = _origin_config(recipe, name, configs.get("teacher"))
-        except ArtifactError as error:
-            problems.append(recipe.problem("teacher" if name == "teacher" else "student", str(error)))
-            configs[name] = None
-            continue
-        if configs[name] is None and (name == "start" or recipe.head.teacher):
-            notes.append(f"{name}: the hub cannot be asked now, so what depends on its config.json was not checked")
-    quantized: set[str] = set()
-    for step in recipe.steps:
-        problems += _step_problems(recipe, step, configs, quantized)
-    problems += _benchmark_problems(recipe, configs)
-    if problems:
-        raise RecipeError(problems)
+    before = list(recipe.document.problems)
+    notes: list[str] = []
+    try:
+        _data(recipe, notes)
+        origins = look_at(recipe, notes)
+        _tokens_and_templates(recipe, origins)
+        configs = _steps(recipe, origins)
+        _benchmark(recipe, configs, notes)
+        found = recipe.document.in_order(recipe.document.problems)
+    finally:
+        recipe.document.problems[:] = before
+    if found:
+        raise RecipeError(found)
     return list(dict.fromkeys(notes))
 
 
-def _origin_config(recipe: Recipe, name: str, teacher: Config | None) -> Config | None:
-    head = recipe.head
-    if name == "teacher":
-        return peek_config(head.teacher.model, head.teacher.revision, head.teacher.builtin) if head.teacher else None
-    student = head.student
-    if student.init == "teacher":
-        return teacher
-    if student.init == "scratch":
-        vocabulary = student.vocab or (teacher or {}).get("vocab_size")
-        return scratch_config(student, vocabulary) if vocabulary else None
-    return peek_config(student.model, student.revision)
-
-
-def scratch_config(student: StudentOptions, vocabulary: int) -> Config:
-    """Return the config that `init: scratch` will write, as far as checks ask for it."""
-    heads = student.heads or 1
-    return {
-        "model_type": "llama",
-        "vocab_size": vocabulary,
-        "hidden_size": student.hidden,
-        "intermediate_size": student.ffn,
-        "num_hidden_layers": student.layers,
-        "num_attention_heads": heads,
-        "num_key_value_heads": student.kv_heads or heads,
-        "head_dim": (student.hidden or heads) // heads,
-        "max_position_embeddings": student.context or 512,
-        "tie_word_embeddings": True,
-        "hidden_act": "silu",
-    }
-
-
-def _data_problems(recipe: Recipe) -> Iterator[Problem]:
+def _data(recipe: Recipe, notes: list[str]) -> None:
+    data = recipe.head.data
     for part in _PARTS:
-        source = getattr(recipe.head.data, part)
-        if source is not None and source.files:
-            try:
-                expand_files(source)
-            except StageError as error:
-                yield recipe.problem(f"data.{part}.files", str(error))
-
-
-def _step_problems(
-    recipe: Recipe, step: Step, configs: dict[str, Config | None], quantized: set[str]
-) -> Iterator[Problem]:
-    """Check one step, and note the config that it will give."""
-    config = configs.get(step.source)
-    if step.source in quantized and not step.stage.quantized_source:
-        takers = ", ".join(word for word, stage in STAGES.items() if stage.quantized_source)
-        yield recipe.problem(
-            step.where,
-            f"{step.where}: '{step.source}' is quantized, and {step.word} would lose its codes; only {takers} takes it",
-        )
-    if step.word == "quantize":
-        quantized.add(step.id)
-    after = config
-    if config is not None:
-        yield from _length_problems(recipe, step, config)
-        try:
-            after = step.stage.plan(step.options, config) if step.stage.plan else config
-        except (ValueError, ArtifactError) as error:
-            yield recipe.problem(step.where, f"{step.where}: {error}")
-    if step.stage.teacher:
-        yield from _vocabulary_problems(recipe, step, configs)
-    if step.gives == "torch":
-        configs[step.id] = after
-
-
-def _length_problems(recipe: Recipe, step: Step, config: Config) -> Iterator[Problem]:
-    context = config.get("max_position_embeddings")
-    windows = getattr(step.options, "calibration", None)
-    length = windows.length if isinstance(windows, Windows) else None
-    if isinstance(step.options, TrainingOptions):
-        length = step.options.length
-        if step.options.batch % step.options.accumulate:
-            yield recipe.problem(
-                step.where,
-                f"{step.where}: accumulate ({step.options.accumulate}) must divide batch ({step.options.batch})",
+        source: Source | None = getattr(data, part)
+        if source is None:
+            continue
+        if source.dataset:
+            notes.append(f"data.{part}: {source.dataset} is a dataset of the hub; it is first looked at in the run")
+        _files(recipe, ("data", part, "files"), source)
+        if part in _LEARNED and source == data.evaluation:
+            notes.append(
+                f"data.{part} and data.evaluation are the same text: what is measured on it looks better than it is"
             )
-    if context and length and length > context and isinstance(step.options, TrainingOptions):
-        yield recipe.problem(
-            step.where,
-            f"{step.where}.length is {length}, the model's context is {context} tokens; use at most {context}",
-        )
 
 
-def _vocabulary_problems(recipe: Recipe, step: Step, configs: dict[str, Config | None]) -> Iterator[Problem]:
-    teacher, student = configs.get("teacher"), configs.get(step.source)
+def _files(recipe: Recipe, path: PathKey, source: Source) -> None:
+    """Look for the files of a source, one by one so that each problem has its place, then together."""
+    if not source.files or any(known[: len(path)] == path for known in recipe.document.unread):
+        return
+    # the reader of text imports numpy, which most checks do not need
+    from compress.data.sources import expand_files
+
+    good = True
+    for files in [*([name] for name in source.files), source.files]:
+        place = (*path, source.files.index(files[0])) if len(files) == 1 else path
+        try:
+            if len(files) == 1 and is_folder(Path(files[0])):
+                raise StageError(f"data file {files[0]}: this is a folder; name its files, such as {files[0]}/*.txt")
+            if len(files) == 1 or good:
+                expand_files(source.model_copy(update={"files": files}))
+        except (StageError, OSError, ValueError) as error:
+            good = False
+            recipe.document.complain(place, str(error))
+
+
+def _tokens_and_templates(recipe: Recipe, origins: dict[str, Origin]) -> None:
+    """Refuse a joining token or a chat template that a model does not have."""
+    data, options = recipe.head.data, recipe.head.benchmark
+    joins: dict[PathKey, str | None] = {("data", "join"): data.join}
+    if options and options.perplexity:
+        joins["benchmark", "perplexity", "join"] = options.perplexity.join
+    folders = {origin.folder: name for name, origin in reversed(origins.items()) if origin.folder is not None}
+    for folder, name in folders.items():
+        special = special_tokens(folder)
+        for path, join in joins.items():
+            if special and ((join == "bos" and special.bos is None) or (join == "eos" and not special.eos)):
+                message = f"{'.'.join(map(str, path))} is {join}, but {name} ({folder}) has no {join.upper()} token"
+                recipe.document.complain(path, f"{message}; use another")
+        for part in _PARTS:
+            source: Source | None = getattr(data, part)
+            if source and source.messages and not has_chat_template(folder):
+                message = f"data.{part}.messages needs a chat template, and {name} ({folder}) has none"
+                recipe.document.complain(("data", part, "messages"), f"{message}; use prompt and completion")
+
+
+def _steps(recipe: Recipe, origins: dict[str, Origin]) -> dict[str, Config | None]:
+    """Check step by step, with the config that each will give; return the configs."""
+    configs = {name: origin.config for name, origin in origins.items()}
+    quantized = {name for name, origin in origins.items() if origin.quantized}
+    for step in recipe.steps:
+        config = configs.get(step.source)
+        if step.source in quantized and not step.stage.quantized_source:
+            takers = ", ".join(word for word, stage in STAGES.items() if stage.quantized_source)
+            message = f"'{step.source}' is quantized, and {step.word} would lose its codes; only {takers} takes it"
+            recipe.document.complain((*step.path, "from"), f"{step.where}: {message}")
+        if step.word == "quantize":
+            quantized.add(step.id)
+        after = _planned(recipe, step, config) if step.valid and config is not None else None
+        if step.valid and isinstance(step.options, TrainingOptions):
+            asked = [("teacher", configs["teacher"])] if step.stage.teacher else []
+            _length(recipe, step, step.options.length, [(step.source, config), *asked])
+        if step.stage.teacher:
+            _vocabulary(recipe, step, configs, origins)
+        if step.gives == "torch":
+            configs[step.id] = after
+    return configs
+
+
+def _planned(recipe: Recipe, step: Step, config: Config) -> Config | None:
+    if step.stage.plan is None:
+        return config
+    try:
+        return step.stage.plan(step.options, config)
+    except (ValueError, ArtifactError) as error:
+        recipe.document.complain(step.path, f"{step.where}: {error}")
+        return None
+
+
+def _length(recipe: Recipe, step: Step, length: int, models: list[tuple[str, Config | None]]) -> None:
+    for name, config in models:
+        context = _context(config)
+        if context and length > context:
+            message = f"is {length}, the context of '{name}' is {context} tokens; use at most {context}"
+            recipe.document.complain((*step.path, "length"), f"{step.where}.length {message}")
+            return
+
+
+def _context(config: Config | None) -> int | None:
+    found = (config or {}).get("max_position_embeddings")
+    return found if isinstance(found, int) else None
+
+
+def _vocabulary(recipe: Recipe, step: Step, configs: dict[str, Config | None], origins: dict[str, Origin]) -> None:
+    teacher, student = configs["teacher"], configs.get(step.source)
     if not teacher or not student:
         return
     sizes = teacher.get("vocab_size"), student.get("vocab_size")
     if sizes[0] != sizes[1]:
-        yield recipe.problem(
-            step.where,
-            f"{step.where}: the teacher has {sizes[0]} tokens, '{step.source}' has {sizes[1]}; both need the same tokenizer. "
-            "Start from the teacher, or leave student.vocab out",
+        message = (
+            f"the teacher has {sizes[0]} tokens, '{step.source}' has {sizes[1]}; both need the same tokenizer. "
+            "Start from the teacher, or leave student.vocab out"
         )
-    elif different := _different_tokenizers(recipe):
-        yield recipe.problem(step.where, f"{step.where}: {different}")
+    else:
+        message = different_tokenizers(recipe, origins)
+    if message:
+        recipe.document.complain(step.path, f"{step.where}: {message}")
 
 
-def _different_tokenizers(recipe: Recipe) -> str:
-    head = recipe.head
-    if head.student.vocab:
-        return "student.vocab makes a tokenizer of its own, but distill needs the teacher's; leave student.vocab out"
-    if head.student.model is None or head.teacher is None:
-        return ""
-    folders = local_folder(head.teacher.model, head.teacher.builtin), local_folder(head.student.model)
-    files = [folder / "tokenizer.json" for folder in folders if folder is not None]
-    if len(files) < 2 or not all(file.is_file() for file in files) or sha256_of(files[0]) == sha256_of(files[1]):
-        return ""
-    return f"teacher and student have different tokenizers ({files[0]}, {files[1]}); distill needs the same one"
-
-
-def _benchmark_problems(recipe: Recipe, configs: dict[str, Config | None]) -> Iterator[Problem]:
+def _benchmark(recipe: Recipe, configs: dict[str, Config | None], notes: list[str]) -> None:
     options = recipe.head.benchmark
-    contexts = [
-        config["max_position_embeddings"]
-        for config in configs.values()
-        if config and config.get("max_position_embeddings")
-    ]
-    if not options or not contexts:
+    if not options or "benchmark" in recipe.broken:
         return
-    context = min(contexts)
+    if recipe.head.data.evaluation is None and "data" not in recipe.broken:
+        notes.append("no data.evaluation: quality is not measured")
+    contexts = [(context, name) for name, config in configs.items() if (context := _context(config))]
+    if not contexts:
+        return
+    context, name = min(contexts, key=lambda found: found[0])
+    end = f"the context of '{name}' is {context} tokens"
     if options.perplexity and options.perplexity.length > context:
-        yield recipe.problem(
-            "benchmark.perplexity.length",
-            f"benchmark.perplexity.length is {options.perplexity.length}, the context is {context} tokens",
-        )
-    if options.latency and options.latency.prompt + options.latency.new > context:
-        both = options.latency.prompt + options.latency.new
-        yield recipe.problem(
-            "benchmark.latency",
-            f"benchmark.latency: prompt + new is {both}, the context is {context} tokens; use fewer",
-        )
+        message = f"benchmark.perplexity.length is {options.perplexity.length}, {end}; use at most {context}"
+        recipe.document.complain(("benchmark", "perplexity", "length"), message)
+    if options.latency and (both := options.latency.prompt + options.latency.new) > context:
+        message = f"benchmark.latency: prompt + new is {both}, {end}; use fewer"
+        recipe.document.complain(("benchmark", "latency"), message)

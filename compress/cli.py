@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from compress.errors import CompressError, MissingExtra, RecipeError
+from compress import __version__
+from compress.errors import CommandError, CompressError, MissingExtra, RecipeError
+from compress.terminal import Terminal
 
 if TYPE_CHECKING:
-    from compress.contract import Json, Progress
+    from compress.contract import Json
+    from compress.report.table import Table
 
 FAILED, WRONG, LIMIT_MISSED, INTERRUPTED = 1, 2, 3, 130
 
@@ -25,7 +26,6 @@ app = typer.Typer(
     add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="Distill, prune and quantize a model by a recipe, export it to ONNX, and measure every step side by side.",
     epilog="Exit codes: 0 done; 1 a stage failed; 2 recipe or command wrong; 3 done but a limit was missed; 130 interrupted.",
 )
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="a recipe file")]
@@ -34,98 +34,81 @@ Set = Annotated[
     typer.Option(
         "--set",
         metavar="PATH=VALUE",
-        help="change the recipe: seed=1, stages.int4.block=64, 'teacher={model: folder}'; the value is YAML",
+        help="change the recipe; the value is YAML, paths in it start from the current folder; may be given several times",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="print results.json instead of a table")]
 
 
-class _Terminal:
-    """Tells the user, on stderr, what the pipeline does."""
-
-    def say(self, message: str) -> None:
-        """Print one line of news."""
-        typer.echo(message, err=True)
-
-    @contextmanager
-    def task(self, label: str) -> Iterator[Progress]:
-        """Show a bar with rate and time left; where stderr is no terminal, a line now and then."""
-        if not sys.stderr.isatty():
-            yield _plain_progress(label)
-            return
-        from rich import progress as rich
-        from rich.console import Console
-
-        bar = rich.Progress(
-            rich.TextColumn("{task.description}"),
-            rich.BarColumn(),
-            rich.TextColumn("{task.fields[rate]}"),
-            rich.TimeRemainingColumn(),
-            rich.TextColumn("{task.fields[note]}"),
-            console=Console(stderr=True),
-            transient=True,
-        )
-        with bar:
-            task = bar.add_task(label, total=None, rate="", note="")
-
-            def progress(done: float, total: float, unit: str = "", note: str = "") -> None:
-                speed = bar.tasks[0].finished_speed or bar.tasks[0].speed
-                rate = f"{speed:,.1f} {unit}/s" if speed and speed < 100 else f"{speed:,.0f} {unit}/s" if speed else ""
-                bar.update(task, completed=done, total=total, rate=rate, note=note)
-
-            yield progress
+def _say_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"compress {__version__}")
+        raise typer.Exit
 
 
-def _plain_progress(label: str) -> Progress:
-    import time
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="print the version and exit")
+    ] = False,
+) -> None:
+    """Distill, prune and quantize a model by a recipe, export it to ONNX, and measure every step side by side.
 
-    started = last = time.monotonic()
-
-    def progress(done: float, total: float, unit: str = "", note: str = "") -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last < 10 or not done:
-            return
-        last = now
-        rate, left = done / (now - started), (total - done) * (now - started) / done
-        words = f"{label}: {done:,.0f} of {total:,.0f} {unit}, {rate:,.1f} {unit}/s, {left:.0f} s left"
-        typer.echo(words + (f", {note}" if note else ""), err=True)
-
-    return progress
+    \b
+    compress init                    write a recipe to start from
+    compress apply quickstart.yaml   run it: table, plots, report, ONNX files
+    """
 
 
 @app.command()
 def init(
     template: Annotated[
-        str, typer.Argument(metavar="[TEMPLATE]", help="which recipe to start from; `compress init list` lists them")
+        str, typer.Argument(metavar="TEMPLATE", help="which recipe to start from; `list` lists them")
     ] = "quickstart",
     out: Annotated[Path | None, typer.Option("--out", help="file to write (default TEMPLATE.yaml)")] = None,
 ) -> None:
-    """Write a recipe to start from."""
+    """Write a recipe to start from.
+
+    \b
+    compress init list
+    compress init quickstart
+    compress init tinystories-edge --out edge.yaml
+    """
+    from compress.schema import FILE, schema_text
     from compress.templates import names, text_of
 
     if template == "list":
         for name, summary in names().items():
-            typer.echo(f"{name:24} {summary}")
+            typer.echo(f"{name}\n    {summary}")
         return
     target = out or Path(f"{template}.yaml")
     text = text_of(template)
-    if target.exists():
-        raise CompressError(f"{target}: this file is there already; give another with --out")
-    target.write_text(text, encoding="utf-8")
-    typer.echo(f"wrote {target}; next: compress apply {target}")
+    try:
+        with target.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise CommandError(f"{target}: there is such a file or folder already; give another with --out") from None
+    # the first line of the recipe names the schema, beside it
+    schema = target.with_name(FILE)
+    if not schema.exists():
+        schema.write_text(schema_text(), encoding="utf-8")
+    typer.echo(f"wrote {target} (and {schema}, for editors); next: compress apply {target}")
 
 
 @app.command()
 def check(recipe: RecipePath, overrides: Set = None) -> None:
-    """Look for everything that is wrong with a recipe, without running it."""
-    from compress.check import check as check_recipe
-    from compress.recipe import read_recipe
+    """Find what is wrong with a recipe; run nothing.
 
-    read = read_recipe(recipe, overrides or ())
-    for note in check_recipe(read):
-        typer.echo(note)
-    typer.echo(f"{recipe}: no errors, {len(read.steps)} steps")
+    \b
+    compress check quickstart.yaml
+    compress check quickstart.yaml --set stages.int4.block=64
+    """
+    from compress.check import open_recipe
+
+    read, notes = open_recipe(recipe, overrides or ())
+    for note in notes:
+        typer.echo(note, err=True)
+    typer.echo(f"{recipe}: no errors, {len(read.steps)} step{'' if len(read.steps) == 1 else 's'}")
     for step in read.steps:
         typer.echo(f"  {step.word:9} {step.source} -> {step.gives}/{step.id}")
 
@@ -138,60 +121,67 @@ def apply(
     fresh: Annotated[bool, typer.Option("--fresh", help="reuse nothing")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run a recipe: make what is missing, measure every artifact, write table, plots and report."""
-    from compress.recipe import read_recipe
+    """Run a recipe: make what is missing, measure, report.
 
-    read = read_recipe(recipe, overrides or ())
+    What is finished is reused; an interrupted run goes on where it was. The run folder gets torch/ and onnx/ with the
+    artifacts, results.json, plots/ and report.html.
+
+    \b
+    compress apply quickstart.yaml
+    compress apply quickstart.yaml --out runs/b64 --set stages.int4.block=64
+    compress apply edge.yaml --set 'teacher={model: models/stories}'
+    """
+    from compress.check import open_recipe
+
+    read, _ = open_recipe(recipe, overrides or ())
     folder = out or Path("runs") / read.head.name
-    from compress.pipeline import apply as apply_recipe
-
+    for place in (folder, *folder.parents):
+        if place.exists() and not place.is_dir():
+            raise CommandError(f"--out {folder}: {place} is a file; a folder is needed")
     try:
-        results = apply_recipe(read, folder, _Terminal(), fresh)
+        from compress.pipeline import apply as apply_recipe
+
+        results = apply_recipe(read, folder, Terminal(), fresh)
     except KeyboardInterrupt:
         typer.echo("interrupted: what is finished stays, and so do checkpoints; apply again to go on", err=True)
         raise typer.Exit(INTERRUPTED) from None
-    missed = [entry for entry in results["limits"] if not entry["met"]]
-    _say_limits(missed)
     _print(results, as_json)
     typer.echo(f"{folder / 'report.html'}", err=True)
-    if missed:
+    if any(not entry["met"] for entry in results["limits"]):
         raise typer.Exit(LIMIT_MISSED)
 
 
-def _say_limits(missed: list[Json]) -> None:
-    for entry in missed:
-        found = "not measured" if entry["found"] is None else f"{entry['found']:.4g}"
-        typer.echo(
-            f"LIMIT MISSED: {entry['id']}: {entry['name']} is {found}, the limit is {entry['limit']:g}", err=True
-        )
-
-
 def _print(results: Json, as_json: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps(results, indent=1, ensure_ascii=False))
-        return
+    """Print results: what is bad first, on stderr, then the table or JSON on stdout."""
     from rich.console import Console
 
-    from compress.report.table import fit, markdown
+    from compress.report.regressions import find_missed
+    from compress.report.table import fit, markdown, table
 
-    console = Console()
-    if not console.is_terminal:
-        from compress.report.table import table
-
-        typer.echo(markdown(table(results)))
+    whole = table(results)
+    for warning in [*find_missed(results), *results.get("warnings", []), *whole.warnings]:
+        typer.secho(warning, err=True, fg="red", bold=True)
+    if as_json:
+        typer.echo(json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False))
         return
-    _print_table(console, fit(results, console.width))
+    console = Console()
+    if console.is_terminal:
+        _print_table(console, fit(results, console.width))
+    else:
+        typer.echo(markdown(whole))
 
 
-def _print_table(console: Any, found: Any) -> None:
-    from rich.table import Table
+def _print_table(console: Any, found: Table) -> None:
+    from rich.table import Table as RichTable
     from rich.text import Text
 
-    shown = Table(box=None, pad_edge=False, header_style="bold")
-    for index, header in enumerate(found.headers):
-        shown.add_column(header, justify="right" if found.numeric[index] else "left")
-    for row in found.rows:
-        shown.add_row(*[Text(cell) for cell in row])
+    from compress.report.table import column_widths
+
+    shown = RichTable(header_style="bold")
+    for header, numeric, width in zip(found.headers, found.numeric, column_widths(found), strict=True):
+        shown.add_column(Text(header), justify="right" if numeric else "left", min_width=width)
+    for row, worse in zip(found.rows, found.worse, strict=True):
+        shown.add_row(*[Text(cell, style="red" if place in worse else "") for place, cell in enumerate(row)])
     console.print(shown)
     for note in found.footnotes:
         console.print(Text(note))
@@ -199,11 +189,16 @@ def _print_table(console: Any, found: Any) -> None:
 
 @app.command()
 def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="run folders or results.json files")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="run folders or results.json files")],
     out: Annotated[Path, typer.Option("--out", help="folder for table, plots and page")] = Path("comparison"),
     as_json: AsJson = False,
 ) -> None:
-    """Put several runs into one table, with plots and a page."""
+    """Put runs into one table, with plots and a page.
+
+    \b
+    compress compare runs/quickstart runs/b64
+    compress compare runs/quickstart runs/b64 --out blocks
+    """
     from compress.report.compare import compare as compare_runs
 
     results = compare_runs(runs, out)
@@ -221,14 +216,22 @@ def generate(
     top_p: Annotated[
         float | None, typer.Option(min=0.0, max=1.0, help="sample among tokens of this much probability")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="of the samples")] = 0,
 ) -> None:
-    """Continue a text with an artifact."""
+    """Continue a text with a torch or ONNX folder.
+
+    \b
+    compress generate runs/quickstart/onnx/int4 "Once upon a time"
+    compress generate runs/quickstart/torch/student "Tom" --temperature 0.8
+    """
+    from compress.models.decoder import format_of
     from compress.models.generate import Sampling, continue_text
 
+    format_of(artifact)
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+    pieces = continue_text(artifact, prompt, new, sampling)
     typer.echo(prompt, nl=False)
-    for piece in continue_text(artifact, prompt, new, sampling):
+    for piece in pieces:
         typer.echo(piece, nl=False)
     typer.echo()
 
@@ -237,23 +240,33 @@ def generate(
 def bench(
     artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="a torch or ONNX folder")],
     text: Annotated[
-        Path | None, typer.Option("--text", help="text to measure quality on; without it only speed and size")
+        Path | None, typer.Option("--text", help="file to measure quality on; without it only speed and size")
     ] = None,
     separator: Annotated[str | None, typer.Option(help="what stands between documents in the text")] = None,
     teacher: Annotated[Path | None, typer.Option(help="folder to compare with: KL and agreement")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="threads (default: the machine's cores)")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure one artifact: quality on a text, size, speed, memory."""
+    """Measure one torch or ONNX folder, outside a recipe.
+
+    \b
+    compress bench runs/quickstart/onnx/int4
+    compress bench runs/quickstart/onnx/int4 --text eval.txt --separator '<end>'
+    """
     from compress.bench import measure_one
 
-    results = measure_one(artifact, text, separator, teacher, threads, _Terminal())
+    results = measure_one(artifact, text, separator, teacher, threads, Terminal())
     _print(results, as_json)
 
 
 @app.command()
-def stages(word: Annotated[str | None, typer.Argument(metavar="[WORD]", help="a stage")] = None) -> None:
-    """List the stages of a recipe, or the options of one."""
+def stages(word: Annotated[str | None, typer.Argument(metavar="WORD", help="a stage")] = None) -> None:
+    """List the stages of a recipe, or the options of one.
+
+    \b
+    compress stages
+    compress stages quantize
+    """
     from compress.stage_help import all_stages, one_stage
 
     typer.echo(one_stage(word) if word else all_stages())
@@ -261,10 +274,14 @@ def stages(word: Annotated[str | None, typer.Argument(metavar="[WORD]", help="a 
 
 @app.command()
 def schema() -> None:
-    """Print the JSON Schema of recipes, for editors."""
-    from compress.schema import recipe_schema
+    """Print the JSON Schema of recipes, for editors.
 
-    typer.echo(json.dumps(recipe_schema(), indent=2))
+    \b
+    compress schema > recipe.schema.json
+    """
+    from compress.schema import schema_text
+
+    typer.echo(schema_text(), nl=False)
 
 
 def main() -> None:
@@ -274,10 +291,14 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
-        app()
-    except (RecipeError, MissingExtra) as error:
+        app(prog_name="compress")
+    except RecipeError as error:
         typer.echo(str(error), err=True)
         sys.exit(WRONG)
     except CompressError as error:
         typer.echo(f"error: {error}", err=True)
+        sys.exit(WRONG if isinstance(error, CommandError | MissingExtra) else FAILED)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        typer.echo(f"error: {where}{error.strerror or error}", err=True)
         sys.exit(FAILED)

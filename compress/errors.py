@@ -1,7 +1,8 @@
 """The error family. Everything that a user can cause is a CompressError; anything else is a defect of the product.
 
 CompressError
-├── RecipeError      the recipe or the command is wrong; nothing was run (exit 2)
+├── RecipeError      the recipe is wrong; nothing was run (exit 2)
+├── CommandError     the command is wrong; nothing was run (exit 2)
 ├── StageError       a stage could not do its work (exit 1)
 ├── ArtifactError    a folder is missing, damaged, or in use (exit 1)
 └── MissingExtra     an optional part is not installed (exit 2)
@@ -40,6 +41,10 @@ class RecipeError(CompressError):
         count = len(self.problems)
         tail = f"{count} error{'s' if count != 1 else ''}. Nothing was run."
         super().__init__("\n".join([*map(str, self.problems), tail]))
+
+
+class CommandError(CompressError):
+    """The command asks for what is not there, or would overwrite a file."""
 
 
 class StageError(CompressError):

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import ValidationError
 
 from compress.document import Document, PathKey
-from compress.errors import Problem
-from compress.options import Options
+from compress.options import NEEDED, Options
 
 _Options = TypeVar("_Options", bound=Options)
 _BOUNDS = {
@@ -52,6 +52,12 @@ def suggest(word: str, known: Iterable[str]) -> str:
     return f" Known: {', '.join(listed)}." if listed else ""
 
 
+def shown(value: Any) -> str:
+    """Return a value as messages write it: as YAML has it, not too long."""
+    text = repr(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
 def validate(
     kind: type[_Options], value: Any, path: PathKey, document: Document, beside: tuple[str, ...] = ()
 ) -> _Options | None:
@@ -59,29 +65,18 @@ def validate(
 
     `beside` are keys that may stand beside the options: suggestions name them too.
     """
-    if value is None:
-        value = {}
     try:
         return kind.model_validate_json(json.dumps(value))
     except ValidationError as error:
-        document.problems += _problems(error, kind, value, path, document, beside)
-        return None
-
-
-def _problems(
-    error: ValidationError, kind: type[Options], value: Any, path: PathKey, document: Document, beside: tuple[str, ...]
-) -> list[Problem]:
-    grouped: dict[PathKey, list[Mapping[str, Any]]] = {}
-    for entry in error.errors():
-        grouped.setdefault(_data_path(entry["loc"], value), []).append(entry)
-    deepest = [
-        place for place in grouped if not any(other != place and other[: len(place)] == place for other in grouped)
-    ]
-    found = []
-    for place in deepest:
-        names = _names_at(kind, place) | (set(beside) if len(place) == 1 else set())
-        found.append(document.problem(path + place, _sentence(path + place, grouped[place], names)))
-    return found
+        grouped: dict[PathKey, list[Mapping[str, Any]]] = {}
+        for entry in error.errors():
+            grouped.setdefault(_data_path(entry["loc"], value), []).append(entry)
+    for place, entries in grouped.items():
+        # of a union, the member that got furthest is what was meant
+        if not any(other != place and other[: len(place)] == place for other in grouped):
+            names = _names_at(kind, place) | (set(beside) if len(place) == 1 else set())
+            document.complain(path + place, _sentence(path + place, entries, names))
+    return None
 
 
 def _data_path(location: tuple[int | str, ...], value: Any) -> PathKey:
@@ -101,47 +96,68 @@ def _data_path(location: tuple[int | str, ...], value: Any) -> PathKey:
 
 def _names_at(kind: Any, place: PathKey) -> set[str]:
     """Return the option names known where the last step of `place` stands."""
-    kinds = {kind}
+    kinds = [kind]
     for step in place[:-1]:
-        kinds = {
-            inner
-            for outer in kinds
-            if step in outer.model_fields
-            for inner in _models_in(outer.model_fields[str(step)].annotation)
-        }
-    return {name for found in kinds for name in found.model_fields}
+        kinds = [inner for outer in kinds for inner in _inside(outer, step)]
+    return {name for outer in kinds for found in _models_in(outer) for name in found.model_fields}
+
+
+def _inside(annotation: Any, step: str | int) -> list[Any]:
+    """Return the annotations of what stands under `step` in a value of this annotation."""
+    if isinstance(annotation, type) and issubclass(annotation, Options):
+        return [annotation.model_fields[str(step)].annotation] if step in annotation.model_fields else []
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is dict:
+        return [arguments[1]]
+    if origin is Literal:
+        return []
+    return [inner for part in arguments for inner in _inside(part, step)]
 
 
 def _models_in(annotation: Any) -> set[type[Options]]:
     if isinstance(annotation, type) and issubclass(annotation, Options):
         return {annotation}
-    return {found for part in getattr(annotation, "__args__", ()) for found in _models_in(part)}
+    if get_origin(annotation) in (dict, Literal):
+        return set()
+    return {found for part in get_args(annotation) for found in _models_in(part)}
 
 
 def _sentence(path: PathKey, entries: list[Mapping[str, Any]], names: set[str]) -> str:
     first = entries[0]
     if first["type"] == "extra_forbidden":
         return f"{name_of(path[:-1])} has no option '{path[-1]}'.{suggest(str(path[-1]), names)}"
+    if first["loc"][-1:] == ("[key]",):
+        known = re.findall(r"'(\w+)'", first.get("ctx", {}).get("expected", ""))
+        return f"{name_of(path[:-1])} has no option '{path[-1]}'.{suggest(str(path[-1]), known)}"
     if first["type"] == "missing":
         return f"{name_of(path[:-1])} needs '{path[-1]}'"
     if first["type"] == "value_error":
         return f"{name_of(path)}: {first['ctx']['error']}"
-    needed = list(dict.fromkeys(_needed(entry) for entry in entries if entry["type"] != "none_required"))
-    return f"{name_of(path)} must be {' or '.join(needed)}, got {_shown(first['input'])}"
+    needed = list(dict.fromkeys(_needed(entry) for entry in entries))
+    value = first["input"]
+    hint = f"; write {value:.0f}" if first["type"].startswith("int_") and _is_whole(value) else ""
+    return f"{name_of(path)} must be {' or '.join(needed)}, got {shown(value)}{hint}"
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, float) and value.is_integer() and abs(value) < 1e15
 
 
 def _needed(entry: Mapping[str, Any]) -> str:
     kind, context = str(entry["type"]), entry.get("ctx", {})
+    if kind == NEEDED:
+        return str(context["words"])
     if kind in _BOUNDS:
         words, key = _BOUNDS[kind]
-        return f"{words} {context[key]}"
+        return f"{words} {context[key]:.12g}"
     if kind == "literal_error":
         return str(context["expected"]).replace("'", "").replace("False", "false").replace("True", "true")
-    if kind in ("too_short", "too_long", "string_too_short", "string_too_long"):
-        return str(entry["msg"]).lower()
-    return _KINDS.get(kind, str(entry["msg"]))
+    if kind == "too_short":
+        return f"a list of at least {context['min_length']}"
+    if kind == "string_too_short":
+        return f"text of at least {_count(context['min_length'], 'character')}"
+    return _KINDS.get(kind, str(entry["msg"]).lower())
 
 
-def _shown(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False) if not isinstance(value, str) else repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" + ("" if number == 1 else "s")

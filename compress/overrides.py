@@ -7,9 +7,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from compress.document import Document, PathKey, Place, parse
+from compress.document import Document, PathKey, parse
 from compress.errors import Problem
 from compress.explain import name_of, suggest
+from compress.steps import ids_of
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?\Z")
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
@@ -17,57 +18,76 @@ _PARTS = ("train", "validation", "calibration", "evaluation")
 
 
 def apply_override(document: Document, override: str) -> None:
-    """Apply one --set path=value: the value is YAML, paths in it are relative to the current folder."""
+    """Apply one --set path=value: the value is YAML, paths in it are relative to the current folder.
+
+    A value that is no YAML changes nothing, and is said.
+    """
     label = f"--set {override!r}"
+    document.files.append(label)
     name, equals, text = override.partition("=")
-    steps = [step for step in name.strip().split(".") if step]
-    if not equals or not steps:
+    steps = [step.strip() for step in name.split(".")]
+    # what the shell passed on as bytes that are no UTF-8 stands there as surrogates
+    if not equals or not all(steps) or not name.isprintable():
         document.problems.append(Problem("an override is path=value, such as --set seed=1", label))
         return
-    if not isinstance(document.value, dict):
+    part = parse(text, label)
+    if () not in part.places or () in part.unread:
+        document.problems += part.problems
         return
     path: PathKey | None = tuple(steps)
-    if steps[0] == "stages":
-        path = _stage_path(document, steps[1:], label)
+    if steps[0] == "stages" and len(steps) > 1:
+        path = _stage_path(document, steps[1:], part)
     if path is None:
         return
-    part = parse(text, label)
-    part.places = {key: Place(label, place.line, place.column, place.text) for key, place in part.places.items()}
     inner: Any = part.value
     for step in reversed(path):
         inner = {step: inner}
-    holder = Document(inner, {path + key: place for key, place in part.places.items()}, part.problems)
+    holder = Document(inner, {path + key: place for key, place in part.places.items()}, part.problems, files=[label])
     resolve_paths(holder, Path.cwd())
     for step in path:
         inner = inner[step]  # a path in it may have been resolved
+    part.value = inner
+    part.unread |= {key[len(path) :] for key in holder.unread}
     try:
-        document.replace(path, Document(inner, part.places, holder.problems))
+        document.replace(path, part)
     except (TypeError, KeyError, IndexError):
-        document.problems.append(Problem(f"there is nothing at '{name}' in which a value could be set", label))
+        document.problems.append(part.problem((), f"there is no mapping at '{name}' in which a value could be set"))
 
 
-def _stage_path(document: Document, steps: list[str], label: str) -> PathKey | None:
-    """Return the path of stages.<id>.<option>; the id is that of the line, or its verb where it has none."""
+def _stage_path(document: Document, steps: list[str], part: Document) -> PathKey | None:
+    """Return the path of stages.<id>.<option>; the id is that of the line, or its verb where it has none.
+
+    stages.<id> itself replaces all options of the line; the id stays where the new ones have none.
+    """
     stages = document.value.get("stages")
-    known: dict[str, tuple[int, str]] = {}
+    known: dict[str, list[tuple[int, str]]] = {}
+    makers: dict[str, str] = {}
     for index, entry in enumerate(stages if isinstance(stages, list) else []):
         if isinstance(entry, dict) and len(entry) == 1:
             word, given = next(iter(entry.items()))
-            known.setdefault(str(given.get("id", word)) if isinstance(given, dict) else word, (index, word))
-    if len(steps) < 2 or steps[0] not in known:
-        found = steps[0] if steps else ""
-        document.problems.append(
-            Problem(f"stages are set as stages.<id>.<option>; there is no id '{found}'.{suggest(found, known)}", label)
-        )
+            identity, several = ids_of(word, given)
+            known.setdefault(identity, []).append((index, word))
+            makers |= dict.fromkeys(several, identity)
+    wanted = steps[0]
+    found = known.get(wanted, [])
+    if len(found) != 1:
+        why = f"there is no id '{wanted}'.{suggest(wanted, known)}"
+        if found:
+            why = f"{len(found)} lines are called '{wanted}'; change them in the recipe"
+        elif wanted in makers:
+            why = f"'{wanted}' is made by the line '{makers[wanted]}'; set stages.{makers[wanted]}.<option>"
+        document.problems.append(part.problem((), f"stages are set as stages.<id>.<option>; {why}"))
         return None
-    index, word = known[steps[0]]
-    if not isinstance(stages[index][word], dict):
-        stages[index][word] = {}
-    return ("stages", index, word, *steps[1:])
+    index, word = found[0]
+    path: PathKey = ("stages", index, word)
+    if len(steps) == 1 and isinstance(part.value, dict) and wanted != word:
+        part.value.setdefault("id", wanted)
+        part.places.setdefault(("id",), part.places[()])
+    return (*path, *steps[1:])
 
 
 def resolve_paths(document: Document, base: Path) -> None:
-    """Make the paths of models and data files absolute, and put environment variables into them."""
+    """Put environment variables into the paths of models and data files, and let them start from `base`."""
     value = document.value
     if not isinstance(value, dict):
         return
@@ -78,35 +98,52 @@ def resolve_paths(document: Document, base: Path) -> None:
     for part in _PARTS:
         entry = data.get(part) if isinstance(data, dict) else None
         files = entry.get("files") if isinstance(entry, dict) else None
+        path: PathKey = ("data", part, "files")
         if isinstance(entry, dict) and isinstance(files, str):
-            files = entry["files"] = [files]
-        if isinstance(files, list):
+            entry["files"] = _file_path(document, path, files, base)
+        elif isinstance(files, list):
             for index, file in enumerate(files):
                 if isinstance(file, str):
-                    expanded = _expand(document, ("data", part, "files", index), file)
-                    files[index] = str(base / Path(expanded).expanduser())
+                    files[index] = _file_path(document, (*path, index), file, base)
 
 
-def _expand(document: Document, path: PathKey, text: str) -> str:
-    def value_of(match: re.Match[str]) -> str:
-        found = os.environ.get(match[1])
-        if found is None:
-            document.problems.append(
-                document.problem(path, f"{name_of(path)}: the environment variable {match[1]} is not set")
-            )
-        return found or ""
+def is_folder(path: Path) -> bool:
+    """Say whether there is a folder; a name that no file system takes is none."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
 
-    return _VARIABLE.sub(value_of, text)
+
+def _file_path(document: Document, path: PathKey, text: str, base: Path) -> str:
+    expanded = _expand(document, path, text)
+    return str(base / expanded) if expanded else text
 
 
 def _model_path(document: Document, path: PathKey, text: str, base: Path) -> str:
-    expanded = Path(_expand(document, path, text)).expanduser()
-    folder = base / expanded
-    if folder.is_dir():
-        return str(folder)
-    looks_local = (
-        text != str(expanded) or expanded.is_absolute() or text.startswith((".", "~")) or not _HUB_ID.match(text)
-    )
+    expanded = _expand(document, path, text)
+    if not expanded:
+        return text
+    if is_folder(base / expanded):
+        return str(base / expanded)
+    looks_local = text != str(expanded) or expanded.is_absolute() or text[0] in ".~" or not _HUB_ID.match(text)
     if looks_local:
-        document.problems.append(document.problem(path, f"{name_of(path)}: there is no folder {folder}"))
+        document.complain(path, f"{name_of(path)}: there is no folder {base / expanded}")
+        document.unread.add(path)
     return text
+
+
+def _expand(document: Document, path: PathKey, text: str) -> Path | None:
+    """Return a path with variables and ~ put in; None, and a problem, where one is unknown. Empty: None."""
+    missing = [name for name in _VARIABLE.findall(text) if name not in os.environ]
+    for name in missing:
+        document.complain(path, f"{name_of(path)}: the environment variable {name} is not set")
+    if missing or not text:
+        document.unread |= {path} if missing else set()
+        return None
+    try:
+        return Path(_VARIABLE.sub(lambda match: os.environ[match[1]], text)).expanduser()
+    except RuntimeError:
+        document.complain(path, f"{name_of(path)}: there is no such user's folder: {text}")
+        document.unread.add(path)
+        return None

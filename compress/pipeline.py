@@ -6,25 +6,31 @@ import errno
 import importlib
 import json
 import shutil
-import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from compress import artifact
 from compress.artifact import Artifact
 from compress.check import check
 from compress.contract import Context, Json, Outcome, Progress
 from compress.data.load import RecipeData
-from compress.errors import ArtifactError, CompressError, StageError
+from compress.errors import ArtifactError, StageError
 from compress.memory import PeakMemory
 from compress.models.origin import fetch
 from compress.recipe import Recipe, Step
 from compress.rows import measure_and_report
-from compress.run import SCRATCH, STATE, Listener, Node, Run, save_state
+from compress.run import SCRATCH, STATE, Listener, Node, Run, StageClock, save_state
+from compress.training.checkpoint import resume_step
 from compress.versions import versions
 
 START_REVISION = 1
+# torch names no errno: its writer of files and its allocator say it in words.
+_FULL_DISK = ("No space left on device", "inline_container", "PytorchStreamWriter failed writing")
+_NO_MEMORY = ("can't allocate memory", "out of memory")
 
 
 def apply(recipe: Recipe, folder: Path, listener: Listener, fresh: bool = False) -> Json:
@@ -35,16 +41,16 @@ def apply(recipe: Recipe, folder: Path, listener: Listener, fresh: bool = False)
     for note in check(recipe):
         listener.say(note)
     run = Run(recipe, folder, RecipeData(recipe.head.data, recipe.head.seed), listener, fresh, _device())
-    with artifact.run_lock(folder):
-        for kind in ("torch", "onnx"):
-            artifact.sweep(folder / kind)
+    with artifact.run_lock(folder), _explained(str(folder)):
+        for place in (folder, folder / STATE, folder / "torch", folder / "onnx"):
+            artifact.sweep(place)
         if fresh:
             shutil.rmtree(folder / SCRATCH, ignore_errors=True)
             shutil.rmtree(folder / STATE, ignore_errors=True)
         nodes = _plan(run)
         for node in nodes:
             _make(run, node, nodes)
-        _forget_unused_scratch(run, nodes)
+        shutil.rmtree(folder / SCRATCH, ignore_errors=True)
         return measure_and_report(run, nodes)
 
 
@@ -61,6 +67,7 @@ def _plan(run: Run) -> list[Node]:
     if head.teacher:
         with run.listener.task("teacher: reading"):
             folder = fetch(head.teacher.model, head.teacher.revision, head.teacher.builtin)
+            artifact.refuse_damaged(folder)
             key = artifact.fingerprint_folder(folder)
         nodes["teacher", "torch"] = Node("teacher", "teacher", "torch", folder, key, {})
     nodes["start", "torch"] = _start(run, nodes.get(("teacher", "torch")))
@@ -80,6 +87,7 @@ def _start(run: Run, teacher: Node | None) -> Node:
         return Node("start", "start", "torch", teacher.folder, teacher.key, {}, "teacher")
     if student.model:
         folder = fetch(student.model, student.revision)
+        artifact.refuse_damaged(folder)
         return Node("start", "start", "torch", folder, artifact.fingerprint_folder(folder), {})
     made: Json = {
         "stage": "start",
@@ -115,18 +123,38 @@ def _make(run: Run, node: Node, nodes: list[Node]) -> None:
     if not why:
         run.listener.say(f"{node.label}: reused")
         return
-    run.listener.say(f"{node.label}: {why}")
-    started = time.perf_counter()
-    with run.listener.task(node.label) as progress, PeakMemory() as memory:
-        try:
-            finished = _run_stage(run, node, nodes, progress)
-        except OSError as error:
-            raise _explained(node, error) from error
-    seconds = time.perf_counter() - started
-    state = {"seconds": round(seconds, 3), "peak_memory_bytes": memory.peak_bytes}
-    save_state(run, f"stage-{node.key}", state)
+    if not run.fresh and (same := _same_elsewhere(run, node)):
+        run.listener.say(f"{node.label}: taken from {same.path.relative_to(run.folder).as_posix()}, which is the same")
+        _copy(same, node)
+        return
+    step = resume_step(_scratch(run, node))
+    run.listener.say(f"{node.label}: {why}" + (f", going on from step {step}" if step else ""))
+    clock = StageClock(_scratch(run, node))
+    with run.listener.task(node.label) as progress, _explained(node.label):
+        finished = _run_stage(run, node, nodes, clock, progress)
     shutil.rmtree(_scratch(run, node), ignore_errors=True)
-    run.listener.say(f"{node.label}: done in {seconds:.1f} s" + _skipped_words(finished))
+    run.listener.say(f"{node.label}: done in {clock.seconds():.1f} s" + _skipped_words(finished))
+
+
+def _same_elsewhere(run: Run, node: Node) -> Artifact | None:
+    """Return a whole artifact of the same key under another id: that of a recipe whose ids were renamed, say."""
+    for manifest in sorted((run.folder / node.gives).glob(f"*/{artifact.MANIFEST}")):
+        try:
+            found = artifact.read(manifest.parent)
+        except ArtifactError:
+            continue
+        if found and found.path != node.folder and found.key == node.key and not artifact.damage(found):
+            return found
+    return None
+
+
+def _copy(same: Artifact, node: Node) -> None:
+    with _explained(node.label), artifact.temporary_folder(node.folder) as temporary:
+        for name in same.files:
+            (temporary / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(same.path / name, temporary / name)
+        said = {"facts": same.facts, "skipped": list(same.skipped), "versions": same.versions}
+        artifact.finish(temporary, node.folder, same.made, said)
 
 
 def _why_not(node: Node) -> str:
@@ -160,27 +188,29 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str
     return found
 
 
-def _run_stage(run: Run, node: Node, nodes: list[Node], progress: Progress) -> Artifact:
+def _run_stage(run: Run, node: Node, nodes: list[Node], clock: StageClock, progress: Progress) -> Artifact:
     folders = {other.id: other.folder for other in nodes if other.gives == "torch"}
-    scratch = _scratch(run, node)
-    scratch.mkdir(parents=True, exist_ok=True)
     with artifact.temporary_folder(node.folder) as temporary:
         context = Context(
             source=folders.get(node.source or "", temporary),
             target=temporary,
-            scratch=scratch,
+            scratch=_scratch(run, node),
             seed=run.recipe.head.seed,
             device=run.device,
             teacher=folders.get("teacher"),
             data=run.data if run.data.has("calibration") else None,
             progress=progress,
         )
-        outcome = _call(run, node, context)
+        with PeakMemory() as memory:
+            outcome = _call(run, node, context)
         said = {
             "facts": dict(outcome.facts),
             "skipped": [{"name": entry.name, "reason": entry.reason} for entry in outcome.skipped],
             "versions": versions(),
         }
+        # before the artifact, so that a kill between the two leaves no artifact without its times
+        state = {"seconds": round(clock.seconds(), 3), "peak_memory_bytes": memory.peak_bytes}
+        save_state(run, f"stage-{node.key}", state)
         return artifact.finish(temporary, node.folder, node.made, said)
 
 
@@ -195,17 +225,31 @@ def _call(run: Run, node: Node, context: Context) -> Outcome:
     stage = getattr(importlib.import_module(module), function)
     try:
         outcome: Outcome = stage(node.step.options, context)
-    except CompressError as error:
-        raise (
-            type(error)(f"{node.label}: {error}") if isinstance(error, StageError | ArtifactError) else error
-        ) from error
+    except (StageError, ArtifactError) as error:
+        raise type(error)(f"{node.label}: {error}") from error
     return outcome
 
 
-def _explained(node: Node, error: OSError) -> StageError:
-    if error.errno == errno.ENOSPC:
-        return StageError(f"{node.label}: the disk is full; nothing half-made was kept. Make room and apply again")
-    return StageError(f"{node.label}: {error}")
+@contextmanager
+def _explained(where: str) -> Iterator[None]:
+    """Turn what a full disk or a refused write raises, in whatever library, into a message for the user."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if full or any(words in str(error) for words in _FULL_DISK):
+            message = f"{where}: the disk is full; nothing half-made was kept. Make room and apply again"
+        elif any(words in str(error) for words in _NO_MEMORY):
+            message = f"{where}: there is not enough memory ({_first_line(error)}); use a smaller batch, more pieces (accumulate), or a smaller model"
+        elif isinstance(error, OSError):
+            message = f"{where}: {error}"
+        else:
+            raise
+        raise StageError(message) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]
 
 
 def _skipped_words(finished: Artifact) -> str:
@@ -217,10 +261,3 @@ def _skipped_words(finished: Artifact) -> str:
 
 def _scratch(run: Run, node: Node) -> Path:
     return run.folder / SCRATCH / node.key[:16]
-
-
-def _forget_unused_scratch(run: Run, nodes: list[Node]) -> None:
-    used = {_scratch(run, node).name for node in nodes}
-    for folder in (run.folder / SCRATCH).glob("*"):
-        if folder.name not in used:
-            shutil.rmtree(folder, ignore_errors=True)

@@ -23,7 +23,7 @@ from compress.models.quantized import precision
 from compress.recipe import Recipe
 from compress.report.page import write_page
 from compress.report.plots import draw
-from compress.report.results import write_results
+from compress.report.results import SCHEMA, write_results
 from compress.run import SCRATCH, Node, Run, load_state, save_state, version_notes
 from compress.training.finish import read_log
 from compress.versions import versions
@@ -125,6 +125,7 @@ def _results(run: Run, nodes: list[Node], shown: list[Node], measured: Mapping[s
     rows = [_row(run, node, measured[_name(node)]) for node in shown]
     parts = [part for part in ("train", "validation", "calibration", "evaluation") if run.data.has(part)]
     return {
+        "schema": SCHEMA,
         "recipe": {
             "name": head.name,
             "text": run.recipe.text,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -64,16 +65,38 @@ class Run:
 def load_state(run: Run, name: str) -> Json | None:
     """Return what a run remembers under a name, or None where there is nothing that can be read."""
     try:
-        state: Json = json.loads((run.folder / STATE / f"{name}.json").read_text(encoding="utf-8"))
+        state = json.loads((run.folder / STATE / f"{name}.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return state
+    return state if isinstance(state, dict) else None
 
 
 def save_state(run: Run, name: str, state: Json) -> None:
     """Remember something of the run that is no part of an artifact: times, measurements."""
     (run.folder / STATE).mkdir(parents=True, exist_ok=True)
     artifact.write_text(run.folder / STATE / f"{name}.json", json.dumps(state, sort_keys=True) + "\n")
+
+
+class StageClock:
+    """The seconds of a stage over all its attempts, from the times of the files in its scratch folder.
+
+    An attempt that was killed counts up to the last file that it left there, which is what its successor goes on from.
+    """
+
+    def __init__(self, scratch: Path) -> None:
+        scratch.mkdir(parents=True, exist_ok=True)
+        mark = scratch / "seconds"
+        self._spent = 0.0
+        if mark.exists():
+            begun = mark.stat().st_mtime
+            last = max(path.stat().st_mtime for path in scratch.rglob("*"))
+            self._spent = float(mark.read_text(encoding="ascii") or 0) + max(0.0, last - begun)
+        mark.write_text(str(self._spent), encoding="ascii")
+        self._begun = time.perf_counter()
+
+    def seconds(self) -> float:
+        """Return the seconds until now."""
+        return self._spent + time.perf_counter() - self._begun
 
 
 def version_notes(nodes: list[Node]) -> list[str]:

@@ -6,31 +6,31 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any
 
-from compress.errors import CompressError
+from compress.errors import CommandError
 from compress.explain import suggest
 from compress.stages import STAGES
+
+_WIDTH = 80
 
 
 def all_stages() -> str:
     """Return a line for each verb."""
-    lines = [f"{word:10} {stage.summary}" for word, stage in STAGES.items()]
+    lines = [f"{word:9} {stage.summary}" for word, stage in STAGES.items()]
     return "\n".join([*lines, "", "compress stages WORD lists the options of one."])
 
 
 def one_stage(word: str) -> str:
     """Return the options of a verb with their kinds, defaults and meanings.
 
-    Raises CompressError for a word that is no verb.
+    Raises CommandError for a word that is no verb.
     """
     if word not in STAGES:
-        raise CompressError(f"there is no stage '{word}'.{suggest(word, STAGES)}")
+        raise CommandError(f"there is no stage '{word}'.{suggest(word, STAGES)}")
     stage = STAGES[word]
-    lines = [
-        f"{word}: {stage.summary}",
-        "",
-        "  id    names the artifact",
-        "  from  id or ids to start from (default: the line above)",
-    ]
+    lines = [f"{word}: {stage.summary}", ""]
+    if stage.gives == "torch":
+        lines += ["  id: text", f"      names the artifact (default {word})"]
+    lines += ["  from: text or list", "      id or ids to start from (default: the line above)"]
     schema = stage.options.model_json_schema()
     lines += _options(schema, schema.get("$defs", {}), "  ")
     uses = [f"data.{part}" for part in stage.needs] + (["teacher"] if stage.teacher else [])
@@ -48,10 +48,9 @@ def _options(schema: dict[str, Any], definitions: dict[str, Any], indent: str) -
             else ""
         )
         head = f"{indent}{name}: {_kind(entry, definitions)}" + (f"  ({default})" if default else "")
-        yield head
-        yield from textwrap.wrap(
-            entry.get("description", ""), 110, initial_indent=indent + "    ", subsequent_indent=indent + "    "
-        )
+        yield from textwrap.wrap(head, _WIDTH, subsequent_indent=indent + "    ")
+        description = entry.get("description", "")
+        yield from textwrap.wrap(description, _WIDTH, initial_indent=indent + "    ", subsequent_indent=indent + "    ")
         for inner in _inner(entry, definitions):
             yield from _options(inner, definitions, indent + "    ")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from compress.errors import CompressError
+from compress.errors import CommandError
 from compress.explain import suggest
 
 
@@ -22,11 +22,11 @@ def names() -> dict[str, str]:
 def text_of(name: str) -> str:
     """Return the text of a shipped recipe.
 
-    Raises CompressError for a name that is not shipped.
+    Raises CommandError for a name that is not shipped.
     """
     path = folder() / f"{name}.yaml"
     if name not in names():
-        raise CompressError(f"there is no recipe '{name}'.{suggest(name, names())}")
+        raise CommandError(f"there is no recipe '{name}'.{suggest(name, names())}")
     return path.read_text(encoding="utf-8")
 
 

@@ -28,8 +28,8 @@ RANKS = {
     "models": 2,
     "explain": 2,
     "data": 3,
-    "overrides": 3,
     "templates": 3,
+    "terminal": 3,
     "training": 4,
     "train": 5,
     "distill": 5,
@@ -40,16 +40,20 @@ RANKS = {
     "report": 5,
     "kit": 5,
     "stages": 6,
-    "recipe": 7,
-    "check": 8,
-    "schema": 8,
-    "stage_help": 8,
-    "run": 8,
-    "rows": 9,
-    "pipeline": 10,
-    "bench": 11,
-    "cli": 12,
-    "__main__": 13,
+    "stage_help": 7,
+    "steps": 7,
+    "needs": 8,
+    "overrides": 8,
+    "recipe": 9,
+    "check_models": 10,
+    "check": 11,
+    "schema": 11,
+    "run": 11,
+    "rows": 12,
+    "pipeline": 13,
+    "bench": 14,
+    "cli": 15,
+    "__main__": 16,
 }
 HEAVY = ("torch", "transformers", "optimum", "accelerate", "datasets", "onnxruntime", "matplotlib")
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -170,7 +174,7 @@ def test_the_import_guards_notice_what_they_should():
     assert loaded_by(["matplotlib"]) == ["matplotlib"]
 
 
-@pytest.mark.parametrize("module", ["stages", "recipe", "schema", "pipeline", "cli"])
+@pytest.mark.parametrize("module", ["stages", "recipe", "check", "schema", "pipeline", "cli"])
 def test_the_path_of_the_cli_loads_nothing_heavy(module):
     assert loaded_by([f"compress.{module}"]) == []
 

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticCustomError
 
-from compress.options import Options
+from compress.options import NEEDED, Options
 
 Count = Annotated[int, Field(ge=1)]
+
+
+def _false(value: Any) -> Any:
+    # to pydantic 0 is the same literal
+    if value is not False:
+        raise PydanticCustomError(NEEDED, "{words}", {"words": "false"})
+    return value
+
+
+Off = Annotated[Literal[False], BeforeValidator(_false)]
 
 
 class PerplexityOptions(Options):
@@ -46,8 +57,17 @@ class LatencyOptions(Options):
 class BenchmarkOptions(Options):
     """Which measurements are taken of every artifact; `false` leaves one out."""
 
-    perplexity: PerplexityOptions | Literal[False] = Field(default_factory=PerplexityOptions)
-    bits_per_byte: BitsPerByteOptions | Literal[False] = Field(default_factory=BitsPerByteOptions)
+    perplexity: PerplexityOptions | Off = Field(
+        default_factory=PerplexityOptions, description="how surprised the model is by the evaluation text, a token"
+    )
+    bits_per_byte: BitsPerByteOptions | Off = Field(
+        default_factory=BitsPerByteOptions, description="the same a byte, which compares tokenizers"
+    )
     agreement: bool = Field(True, description="KL to the teacher and top-1 agreement, on the windows of perplexity")
-    accuracy: AccuracyOptions | Literal[False] = Field(default_factory=AccuracyOptions)
-    latency: LatencyOptions | Literal[False] = Field(default_factory=LatencyOptions)
+    accuracy: AccuracyOptions | Off = Field(
+        default_factory=AccuracyOptions,
+        description="share of questions answered right; {builtin: stories} has questions",
+    )
+    latency: LatencyOptions | Off = Field(
+        default_factory=LatencyOptions, description="speed, first token, load time and memory"
+    )

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jinja2 import TemplateError
 
 from compress.artifact import key_of, sha256_of
 from compress.data.corpus import Corpus, Question
 from compress.data.options import DataOptions, Source
-from compress.data.sources import Document, RenderChat, fingerprint_source, read_documents, sample_order
-from compress.errors import StageError
+from compress.data.sources import Document, fingerprint_source, read_documents, sample_order
+from compress.errors import ArtifactError, StageError
 from compress.models.folder import load_tokenizer, special_ids
 
 SLICES = ("validation", "calibration")
@@ -29,9 +31,9 @@ class RecipeData:
     def __init__(self, options: DataOptions, seed: int) -> None:
         self.options = options
         self.seed = seed
-        self._documents: dict[str, list[Document]] = {}
+        self._documents: dict[tuple[str, str], list[Document]] = {}
         self._corpora: dict[str, Corpus] = {}
-        self._fingerprints: dict[str, str] = {}
+        self._sources: dict[str, str] = {}
 
     def has(self, part: str) -> bool:
         """Say whether the part is given, or can be taken out of train."""
@@ -39,22 +41,30 @@ class RecipeData:
 
     def fingerprint(self, part: str) -> str:
         """Return what determines the text of a part: its source, and for slices of train their seed."""
-        if part not in self._fingerprints:
-            source = self._need(part)
-            made: dict[str, Any] = {"source": fingerprint_source(source), "join": self.options.join}
-            if source is self.options.train:
-                made |= {"part": part, "seed": self.seed, "taken": self._taken}
-            self._fingerprints[part] = key_of(made)
-        return self._fingerprints[part]
+        source, owner = self._need(part), self._owner(part)
+        if owner not in self._sources:
+            self._sources[owner] = fingerprint_source(source)
+        made: dict[str, Any] = {"source": self._sources[owner], "join": self.options.join}
+        if owner == "train":
+            made |= {"part": part, "seed": self.seed, "taken": self._taken}
+        return key_of(made)
 
     def __call__(self, part: str, tokenizer_folder: Path, tokens: int | None = None) -> Corpus:
-        """Return the tokenized part; with `tokens`, no more documents than give that many."""
-        tokenizer_hash = (
-            sha256_of(tokenizer_folder / "tokenizer.json") if (tokenizer_folder / "tokenizer.json").is_file() else ""
-        )
-        key = key_of({"text": self.fingerprint(part), "tokenizer": tokenizer_hash, "tokens": tokens})
+        """Return the tokenized part; with `tokens`, no more documents than give that many.
+
+        Raises StageError and ArtifactError, which name the part, where it cannot be read or tokenized.
+        """
+        source = self._need(part)
+        chat = _chat_renderer(tokenizer_folder) if source.messages else None
+        how = {
+            "text": self.fingerprint(part),
+            "tokenizer": fingerprint_tokenizer(tokenizer_folder, self.options.join),
+            "template": chat.template if chat else "",
+            "tokens": tokens,
+        }
+        key = key_of(how)
         if key not in self._corpora:
-            documents = self._read(part, tokenizer_folder)
+            documents = self._read(part, chat)
             self._corpora[key] = tokenize(documents, tokenizer_folder, self.options.join, key, tokens)
         return self._corpora[key]
 
@@ -76,18 +86,21 @@ class RecipeData:
             raise StageError(f"data.{part} is needed here and the recipe has none; add it under data:")
         return source
 
-    def _read(self, part: str, tokenizer_folder: Path | None) -> list[Document]:
-        source = self._need(part)
-        chat = _chat_renderer(tokenizer_folder) if source.messages and tokenizer_folder else None
-        cache = f"{part}:{tokenizer_folder if source.messages else ''}"
-        if cache not in self._documents:
-            documents = list(read_documents(source, chat))
-            if not documents:
-                raise StageError(f"data.{part}: no text in it")
-            if source is self.options.train:
-                documents = self._slice(documents, part)
-            self._documents[cache] = documents
-        return self._documents[cache]
+    def _owner(self, part: str) -> str:
+        return "train" if getattr(self.options, part) is None else part
+
+    def _read(self, part: str, chat: ChatRenderer | None) -> list[Document]:
+        owner = self._owner(part)
+        key = owner, chat.template if chat else ""
+        if key not in self._documents:
+            try:
+                self._documents[key] = list(read_documents(self._need(part), chat))
+            except StageError as error:
+                raise StageError(f"data.{owner}: {error}") from error
+        documents = self._documents[key]
+        if not documents:
+            raise StageError(f"data.{owner}: there is no text in it")
+        return self._slice(documents, part) if owner == "train" else documents
 
     def _slice(self, documents: list[Document], part: str) -> list[Document]:
         """Cut validation and calibration, where they have no source of their own, out of train's documents."""
@@ -106,16 +119,20 @@ class RecipeData:
 
 
 def _pieces(document: Document) -> list[Document]:
-    """Cut a long plain document at line ends into pieces of about 2,000 characters."""
+    """Cut a long plain document at line ends into pieces of about 2,000 characters; a long line is cut at spaces."""
     if len(document.segments) > 1 or len(document.text) < 2 * _PIECE:
         return [document]
     pieces, current = [], ""
-    for line in document.text.splitlines(keepends=True):
-        current += line
+    for part in (part for line in document.text.splitlines(keepends=True) for part in _short(line)):
+        current += part
         if len(current) >= _PIECE:
             pieces.append(current)
             current = ""
     return [Document(((text.strip(), True),)) for text in [*pieces, current] if text.strip()]
+
+
+def _short(line: str) -> list[str]:
+    return [line] if len(line) < 2 * _PIECE else re.findall(rf"(?s).{{1,{_PIECE}}}(?=\s|\Z)|.{{1,{_PIECE}}}", line)
 
 
 def tokenize(
@@ -164,6 +181,17 @@ def _questions(documents: list[Document]) -> Iterable[Question]:
     return (document.question for document in documents if document.question is not None)
 
 
+def fingerprint_tokenizer(folder: Path, join: str | None) -> str:
+    """Return what determines the ids of a text: tokenizer.json and the special tokens."""
+    file = folder / "tokenizer.json"
+    made = {
+        "file": sha256_of(file) if file.is_file() else "",
+        "bos": special_ids(folder).bos,
+        "joining": joining_token(folder, join),
+    }
+    return key_of(made)
+
+
 def joining_token(folder: Path, join: str | None) -> int | None:
     """Return the id that stands in front of each document: BOS where the model has one, else EOS, unless `join` says which.
 
@@ -183,15 +211,30 @@ def joining_token(folder: Path, join: str | None) -> int | None:
     return found
 
 
-def _chat_renderer(folder: Path) -> RenderChat | None:
-    from transformers import AutoTokenizer
+class ChatRenderer:
+    """A model's chat template; call it with turns, and whether the answer's opening is to follow."""
 
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    if not tokenizer.chat_template:
-        return None
+    def __init__(self, tokenizer: Any) -> None:
+        self.template = str(tokenizer.chat_template)
+        self._tokenizer = tokenizer
 
-    def render(messages: list[dict[str, Any]], prompt: bool) -> str:
-        text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
+    def __call__(self, messages: list[dict[str, Any]], prompt: bool) -> str:
+        """Return the text of the turns.
+
+        Raises StageError where the template refuses them.
+        """
+        try:
+            text: str = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
+        except TemplateError as error:
+            raise StageError(f"the chat template refuses these messages: {error}") from error
         return text
 
-    return render
+
+def _chat_renderer(folder: Path) -> ChatRenderer | None:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{folder}: the tokenizer does not load: {error}") from error
+    return ChatRenderer(tokenizer) if tokenizer.chat_template else None

@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from compress.options import Options
 
 Count = Annotated[int, Field(ge=1)]
 COLUMNS = ("text", "prompt", "completion", "messages")
+Text = Annotated[str, Field(min_length=1)]
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+Files = Annotated[list[Text], Field(min_length=1), BeforeValidator(_listed, json_schema_input_type=Text | list[Text])]
 
 
 class Source(Options):
     """One source of documents: local files, a hub dataset, or the built-in stories."""
 
-    files: list[str] | None = Field(
-        None, min_length=1, description="local .txt, .jsonl, .json, .csv or .parquet files (or folders' globs)"
+    files: Files | None = Field(
+        None,
+        description="a local .txt, .md, .jsonl, .json, .csv, .tsv or .parquet file, a pattern such as data/*.txt, or a list",
     )
-    dataset: str | None = Field(None, description="a dataset id of the hub")
+    dataset: Text | None = Field(None, description="a dataset id of the hub")
     builtin: Literal["stories"] | None = Field(None, description="the seeded generator of children's stories")
     subset: str | None = Field(None, description="configuration of the hub dataset")
     split: str | None = Field(None, description="split of the hub dataset (default train)")
     revision: str | None = Field(None, description="commit, branch or tag of the hub dataset")
-    separator: str | None = Field(
-        None, min_length=1, description="what stands between documents in text files; without it a file is one document"
+    separator: Text | None = Field(
+        None, description="what stands between documents in text files; without it a file is one document"
     )
     text: str | None = Field(None, description="column that holds a document (default text)")
     prompt: str | None = Field(None, description="column of the prompt; its tokens are read, not learned")

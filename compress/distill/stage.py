@@ -23,12 +23,12 @@ def run(options: DistillOptions, context: Context) -> Outcome:
     check_vocabulary(context)
     examples = load_examples(context, options)
     model = load_model(context.source, context.device)
-    teacher = load_model(context.teacher, context.device)
     weights = options.weights()
+    teacher = load_model(context.teacher, context.device).requires_grad_(False) if "forward_kl" in weights else None
 
     def loss_sum(logits: Tensor, ids: Tensor, targets: Tensor) -> Tensor:
         terms = {}
-        if "forward_kl" in weights:
+        if teacher is not None:
             with torch.no_grad():
                 teacher_logits = teacher(input_ids=ids, use_cache=False).logits[:, :-1]
             terms["forward_kl"] = forward_kl(logits, teacher_logits, targets != UNCOUNTED, options.temperature)

@@ -40,15 +40,19 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises ArtifactError where there is none or it is no JSON object.
     """
     path = folder / "config.json"
+    if not path.is_file():
+        raise ArtifactError(f"{folder}: no config.json there; a model folder is needed")
+    return _read_object(path)
+
+
+def _read_object(path: Path) -> dict[str, Any]:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ArtifactError(f"{folder}: no config.json there; a model folder is needed") from None
+        found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ArtifactError(f"{path}: not JSON ({error})") from error
-    if not isinstance(config, dict):
-        raise ArtifactError(f"{path}: a JSON object is needed, found {type(config).__name__}")
-    return config
+    if not isinstance(found, dict):
+        raise ArtifactError(f"{path}: a JSON object is needed, found {type(found).__name__}")
+    return found
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
@@ -64,7 +68,10 @@ def load_tokenizer(folder: Path) -> Tokenizer:
             f"{folder}: no tokenizer.json there; save the tokenizer in the fast format "
             "(AutoTokenizer.from_pretrained(...).save_pretrained(folder))"
         )
-    tokenizer: Tokenizer = Tokenizer.from_file(str(path))
+    try:
+        tokenizer: Tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises nothing narrower
+        raise ArtifactError(f"{path}: no tokenizer can be read from it ({error})") from error
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer
@@ -75,8 +82,7 @@ def special_ids(folder: Path) -> SpecialIds:
     config = read_config(folder)
     generation = folder / "generation_config.json"
     if generation.is_file():
-        said = json.loads(generation.read_text(encoding="utf-8"))
-        config = config | {key: value for key, value in said.items() if value is not None}
+        config = config | {key: value for key, value in _read_object(generation).items() if value is not None}
     eos = config.get("eos_token_id")
     ends = () if eos is None else tuple(eos) if isinstance(eos, list) else (eos,)
     return SpecialIds(config.get("bos_token_id"), ends, config.get("pad_token_id"))
@@ -88,7 +94,7 @@ def copy_tokenizer(source: Path, target: Path) -> None:
         if (source / name).is_file() and source != target:
             shutil.copyfile(source / name, target / name)
     path = target / "tokenizer_config.json"
-    settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    settings = _read_object(path) if path.is_file() else {}
     if (target / "tokenizer.json").is_file():
         settings["tokenizer_class"] = "PreTrainedTokenizerFast"
         settings.pop("backend", None)
@@ -113,6 +119,7 @@ def load_model(folder: Path, device: str = "cpu") -> Any:
     Raises ArtifactError when weights are missing or do not fit the config.
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
@@ -122,7 +129,7 @@ def load_model(folder: Path, device: str = "cpu") -> Any:
         model, report = AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ArtifactError(f"{folder}: the model does not load: {error}") from error
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if report.get(kind):

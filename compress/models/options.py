@@ -9,20 +9,21 @@ from pydantic import Field, model_validator
 from compress.options import Options
 
 Count = Annotated[int, Field(ge=1)]
+Text = Annotated[str, Field(min_length=1)]
 
 
 class TeacherOptions(Options):
     """A model folder, a hub id, or the embedded teacher."""
 
-    model: str | None = Field(None, description="a local folder or a hub id")
+    model: Text | None = Field(None, description="a local folder or a hub id")
     revision: str | None = Field(None, description="commit, branch or tag of the hub model")
     builtin: Literal["storyteller"] | None = Field(None, description="the embedded teacher of about 3 M parameters")
-    trust_remote_code: bool = Field(False, description="run code that comes with a hub model")
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
         if (self.model is None) == (self.builtin is None):
-            raise ValueError("needs exactly one of model, builtin")
+            found = "both" if self.model else "none"
+            raise ValueError(f"needs exactly one of model, builtin, got {found}")
         if self.builtin and self.revision:
             raise ValueError("revision cannot stand beside builtin")
         return self
@@ -34,7 +35,7 @@ class StudentOptions(Options):
     init: Literal["teacher", "scratch"] | None = Field(
         None, description="teacher: a copy of the teacher; scratch: random weights"
     )
-    model: str | None = Field(None, description="a local folder or a hub id")
+    model: Text | None = Field(None, description="a local folder or a hub id")
     revision: str | None = Field(None, description="commit, branch or tag of the hub model")
     layers: Count | None = Field(None, description="scratch: decoder layers")
     hidden: Count | None = Field(None, description="scratch: residual width")
@@ -50,7 +51,8 @@ class StudentOptions(Options):
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
         if (self.init is None) == (self.model is None):
-            raise ValueError("needs exactly one of init, model")
+            found = "both" if self.model else "none"
+            raise ValueError(f"needs exactly one of init, model, got {found}")
         shape = {"layers", "hidden", "ffn", "heads", "kv_heads", "context", "vocab"}
         given = {name for name in shape if getattr(self, name) is not None}
         if self.init != "scratch" and given:

@@ -71,11 +71,20 @@ def fetch(model: str | None, revision: str | None, builtin: str | None = None) -
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    offline = not hub_is_reachable()
     try:
-        offline = not hub_is_reachable()
-        return Path(snapshot_download(str(model), revision=revision, allow_patterns=_PATTERNS, local_files_only=offline))
+        return Path(
+            snapshot_download(str(model), revision=revision, allow_patterns=_PATTERNS, local_files_only=offline)
+        )
     except (OSError, HfHubHTTPError, LocalEntryNotFoundError, HFValidationError) as error:
+        said = (
+            "cannot be asked now, and its cache does not have the model" if offline else f"says: {_first_line(error)}"
+        )
         raise StageError(
-            f"model {model}: no such folder, and the hub cannot be asked ({type(error).__name__}). "
+            f"model {model}: no such folder, and the hub {said}. "
             "Give a local folder: --set 'teacher={model: path/to/folder}'"
         ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -8,10 +8,13 @@ from pydantic import Field, model_validator
 
 from compress.data.options import Windows
 from compress.models.families import cut_config, family_of, shape_of
-from compress.options import Options
+from compress.options import Options, must_be
 
 # An integer is a count, a float a fraction; the fraction must leave something.
-Amount = Annotated[int, Field(ge=0)] | Annotated[float, Field(gt=0, lt=1)]
+Amount = Annotated[
+    Annotated[int, Field(ge=0)] | Annotated[float, Field(gt=0, lt=1)],
+    must_be("a count such as 1, or a fraction such as 0.25"),
+]
 
 # A fraction of a width of at least _ROUNDED_FROM keeps a multiple of _MULTIPLE columns: runtimes multiply those fast.
 _MULTIPLE = 8
@@ -98,9 +101,8 @@ def _quantized(config: dict[str, Any]) -> str:
 def _problem(axis: str, amount: int | float, removed: int, available: int) -> str:
     unit = "layers" if axis == "layers" else "feed-forward columns"
     if removed >= available:
-        return (
-            f"remove.{axis} {amount} would remove {removed} of {available} {unit}; at least 1 must stay: "
-            f"use a count of at most {available - 1}"
+        return f"remove.{axis} {amount} would remove {removed} of {available} {unit}; at least 1 must stay: " + (
+            f"use a count of at most {available - 1}" if available > 1 else "leave it out"
         )
     if removed == 0:
         return (

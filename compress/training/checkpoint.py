@@ -10,6 +10,13 @@ from compress.artifact import canonical, list_files, sha256_of, write_text
 
 _LIST = "complete.json"
 PREFIX = "checkpoint-"
+FOLDER = "training"
+
+
+def resume_step(scratch: Path) -> int | None:
+    """Return the step from which a stage will go on that was stopped before, or None where it begins."""
+    found = newest(scratch / FOLDER)
+    return int(found.name.removeprefix(PREFIX)) if found else None
 
 
 def seal(checkpoint: Path) -> None:

@@ -7,7 +7,6 @@ sequence of windows, fixed by the seed, so that a resume continues in it), the l
 from __future__ import annotations
 
 import math
-import shutil
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from transformers.trainer_callback import PrinterCallback
 from compress.contract import Context, Json
 from compress.data.corpus import Ids, Mask
 from compress.errors import StageError
-from compress.training.checkpoint import newest, seal
+from compress.training.checkpoint import FOLDER, newest, seal
 from compress.training.losses import UNCOUNTED, next_tokens
 from compress.training.options import TrainingOptions
 
@@ -43,6 +42,11 @@ class Examples:
     counted: Mask
     validation_ids: Ids
     validation_counted: Mask
+
+    @property
+    def can_validate(self) -> bool:
+        """Whether there is a counted token to validate on: a short validation text has not one window."""
+        return bool(self.validation_counted[:, 1:].any())
 
 
 def load_examples(context: Context, options: TrainingOptions) -> Examples:
@@ -79,10 +83,14 @@ class WindowSequence(Dataset[dict[str, Tensor]]):
         window = self.order[index]
         ids = torch.from_numpy(self.examples.ids[window])
         counted = torch.from_numpy(self.examples.counted[window])
-        return {"input_ids": ids, "labels": torch.where(counted, ids, torch.full_like(ids, UNCOUNTED))}
+        labels = torch.where(counted, ids, torch.full_like(ids, UNCOUNTED))
+        labels[0] = UNCOUNTED  # nothing stands before it: the Trainer counts labels, and this is no target
+        return {"input_ids": ids, "labels": labels}
 
 
 class _Trainer(Trainer):  # type: ignore[misc]
+    control: Any
+
     def __init__(self, loss_sum: LossSum, examples: Examples, **settings: Any) -> None:
         super().__init__(**settings)
         self.loss_sum = loss_sum
@@ -111,6 +119,8 @@ class _Trainer(Trainer):  # type: ignore[misc]
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         metrics = {"eval_loss": validate(self.model, self.examples, self.loss_sum, self.args.train_batch_size)}
         self.log(metrics)
+        # tells the Trainer that this point is done: it would ask again at the end of the epoch
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
@@ -120,7 +130,7 @@ class _Trainer(Trainer):  # type: ignore[misc]
 
 @torch.no_grad()
 def validate(model: Any, examples: Examples, loss_sum: LossSum, batch: int) -> float:
-    """Return the mean loss per counted token of the validation windows, in nats; NaN never: no window gives 0."""
+    """Return the mean loss per counted token of the validation windows, in nats; at least one token must be counted."""
     was_training = model.training
     model.eval()
     device = next(model.parameters()).device
@@ -133,7 +143,7 @@ def validate(model: Any, examples: Examples, loss_sum: LossSum, batch: int) -> f
         total += float(loss_sum(logits, ids, targets))
         count += int((targets != UNCOUNTED).sum())
     model.train(was_training)
-    return total / max(count, 1)
+    return total / count
 
 
 class _ProgressCallback(TrainerCallback):  # type: ignore[misc]
@@ -145,6 +155,8 @@ class _ProgressCallback(TrainerCallback):  # type: ignore[misc]
             self.note = f"loss {float(logs['loss']):.3f}"
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == state.max_steps:
+            control.should_log = True  # the last steps, where the interval does not divide them
         done, total = state.global_step * self.tokens_per_step, state.max_steps * self.tokens_per_step
         self.context.progress(done, total, "tokens", self.note)
 
@@ -152,8 +164,8 @@ class _ProgressCallback(TrainerCallback):  # type: ignore[misc]
 def fit(model: Any, examples: Examples, options: TrainingOptions, loss_sum: LossSum, context: Context) -> list[Json]:
     """Fit the model in place and return its log: one entry for each logged step, in order.
 
-    Entries hold step, tokens, loss (mean per counted token since the entry before, nats), learning_rate and gradient_norm, or
-    validation_loss. Resumes from the newest complete checkpoint in context.scratch; the result is that of a straight run.
+    Entries hold step, tokens, loss (per counted token, nats; mean over the steps since the entry before), learning_rate and
+    gradient_norm, or validation_loss. Resumes from the newest complete checkpoint in context.scratch; the result is that of a straight run.
     """
     tokens_per_step = options.batch * options.length
     steps = math.ceil(options.tokens / tokens_per_step)
@@ -162,7 +174,7 @@ def fit(model: Any, examples: Examples, options: TrainingOptions, loss_sum: Loss
         loss_sum,
         examples,
         model=model,
-        args=_arguments(options, steps, context),
+        args=_arguments(options, steps, context, examples.can_validate),
         train_dataset=sequence,
         eval_dataset=sequence,  # asked for by the Trainer; evaluate() below reads the validation windows
         data_collator=_stack,
@@ -175,20 +187,20 @@ def fit(model: Any, examples: Examples, options: TrainingOptions, loss_sum: Loss
         warnings.filterwarnings("ignore", message=".*pin_memory.*")
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     model.eval()
-    log = [entry for found in trainer.state.log_history if (entry := _entry(found, tokens_per_step))]
-    shutil.rmtree(trainer.args.output_dir, ignore_errors=True)
-    return log
+    if not all(torch.isfinite(parameter).all() for parameter in model.parameters()):
+        raise StageError(f"the weights are not finite after step {steps}; use a lower learning_rate or precision: fp32")
+    return [entry for found in trainer.state.log_history if (entry := _entry(found, tokens_per_step))]
 
 
 def _stack(examples: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.stack([example[name] for example in examples]) for name in examples[0]}
 
 
-def _arguments(options: TrainingOptions, steps: int, context: Context) -> TrainingArguments:
+def _arguments(options: TrainingOptions, steps: int, context: Context, validates: bool) -> TrainingArguments:
     log_every, save_every = intervals(steps, options.checkpoints)
     saving = "steps" if options.checkpoints else "no"
-    return TrainingArguments(
-        output_dir=str(context.scratch / "training"),
+    arguments = TrainingArguments(
+        output_dir=str(context.scratch / FOLDER),
         max_steps=steps,
         per_device_train_batch_size=options.batch // options.accumulate,
         gradient_accumulation_steps=options.accumulate,
@@ -207,13 +219,16 @@ def _arguments(options: TrainingOptions, steps: int, context: Context) -> Traini
         logging_nan_inf_filter=False,
         save_strategy=saving,
         save_steps=save_every,
-        eval_strategy=saving,
+        eval_strategy=saving if validates else "no",
         eval_steps=save_every,
         report_to=[],
         disable_tqdm=True,
         dataloader_pin_memory=False,
         remove_unused_columns=False,
     )
+    # on several accelerators the Trainer would take the batch once for each, by DataParallel
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
 
 
 def intervals(steps: int, checkpoints: int) -> tuple[int, int]:

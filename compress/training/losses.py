@@ -13,10 +13,11 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """Return the sum of -log p(target) over the counted tokens, in nats.
 
     Shapes: logits [B, T, V], targets [B, T] with UNCOUNTED where a token does not count.
-    Numerics: computed in float32 whatever the format of the logits.
+    Numerics: float32 whatever the format of the logits; uncounted rows are taken out before the softmax, so that nothing in
+    them can become NaN.
     """
-    flat = logits.reshape(-1, logits.shape[-1]).float()
-    return functional.cross_entropy(flat, targets.reshape(-1), ignore_index=UNCOUNTED, reduction="sum")
+    counted = targets != UNCOUNTED
+    return functional.cross_entropy(logits[counted].float(), targets[counted], reduction="sum")
 
 
 def next_tokens(ids: Tensor, counted: Tensor) -> Tensor:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from compress.options import Options
 
@@ -33,3 +33,9 @@ class TrainingOptions(Options):
     checkpoints: Annotated[int, Field(ge=0)] = Field(
         10, description="how often, over the run, the state is saved for a resume and validated"
     )
+
+    @model_validator(mode="after")
+    def _whole_pieces(self) -> Self:
+        if self.batch % self.accumulate:
+            raise ValueError(f"accumulate ({self.accumulate}) must divide batch ({self.batch})")
+        return self
