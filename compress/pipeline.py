@@ -50,8 +50,11 @@ def apply(recipe: Recipe, folder: Path, listener: Listener, fresh: bool = False)
         nodes = _plan(run)
         for node in nodes:
             _make(run, node, nodes)
+        # what finished needs no checkpoint, also one that was finished by a run that was killed right after
         shutil.rmtree(folder / SCRATCH, ignore_errors=True)
-        return measure_and_report(run, nodes)
+        results = measure_and_report(run, nodes)
+        shutil.rmtree(folder / SCRATCH, ignore_errors=True)
+        return results
 
 
 def _device() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,8 @@ def edge(assets, tmp_path_factory):
         'data.evaluation={files: ["${COMPRESS_ASSETS}/data/tinystories-eval.txt"], separator: "<|endoftext|>"}',
     ]
     arguments = [part for change in sets for part in ("--set", change)]
-    result = apply(RECIPES / "tinystories-edge.yaml", run, *arguments, COMPRESS_ASSETS=str(assets))
+    variables = {"COMPRESS_ASSETS": str(assets), "OMP_NUM_THREADS": str(os.cpu_count())}
+    result = apply(RECIPES / "tinystories-edge.yaml", run, *arguments, **variables)
     print(result.stderr, result.stdout, sep="\n")
     return run
 

@@ -12,7 +12,7 @@ from compress import rows
 from compress.contract import Measurement
 from compress.recipe import Limits, read_recipe
 from compress.run import load_state, save_state
-from tests.test_pipeline import Lines
+from tests.fake_stages import Lines
 from tests.tiny_run import random_teacher
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -39,7 +41,7 @@ benchmark: {perplexity: {length: 64, windows: 8}, accuracy: {questions: 5}, bits
 
 def random_teacher(folder: Path) -> Path:
     """Write a random Llama of three layers with a tokenizer trained on the built-in stories."""
-    options = StudentOptions(init="scratch", layers=3, hidden=64, ffn=128, heads=4, kv_heads=2, context=256, vocab=400)
+    options = StudentOptions(init="scratch", layers=3, hidden=64, ffn=128, heads=4, kv_heads=2, context=512, vocab=400)
     make_scratch(options, [story.text for story in stories(5, 100)], None, folder, seed=1)
     return folder
 
@@ -103,6 +105,7 @@ def qualities(run: Path) -> dict[str, float | None]:
 def undisturbed() -> tuple[Path, Path, float]:
     """Return the recipe, the folder and the seconds of one run that nobody disturbed; made once, not to be changed."""
     folder = Path(tempfile.mkdtemp(prefix="compress-tiny-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     recipe = write_recipe(folder)
     started = time.monotonic()
     apply(recipe, folder / "run")
