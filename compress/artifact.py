@@ -147,11 +147,14 @@ def refuse_damaged(folder: Path) -> None:
 def finish(temporary: Path, target: Path, made: Mapping[str, Any], said: Mapping[str, Any]) -> Artifact:
     """Write artifact.json into `temporary` and rename it to `target`, replacing what is there.
 
-    `said` holds facts, skipped and versions.
+    `said` holds facts, skipped and versions. Files can be read by whoever can read the folder: safetensors writes them
+    for their owner alone.
     """
     files = {}
+    readable = temporary.stat().st_mode & 0o666
     for name in list_files(temporary):
         path = temporary / name
+        path.chmod(readable)
         files[name.as_posix()] = {"size": path.stat().st_size, "sha256": sha256_of(path)}
         _flush(path)
     entry = {"schema": SCHEMA, "key": key_of(made), "made": dict(made), **said, "files": files}

@@ -62,7 +62,7 @@ def measure_one(
         "schema": 1,
         "recipe": {"name": "bench", "text": "", "overrides": []},
         "environment": environment("cpu"),
-        "data": {"evaluation": data.fingerprint("evaluation")} if text else {},
+        "data": {"evaluation": data.fingerprint("evaluation", list(places))} if text else {},
         "rows": rows,
         "stages": [],
         "limits": [],

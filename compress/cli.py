@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -19,6 +20,16 @@ if TYPE_CHECKING:
     from compress.report.table import Table
 
 FAILED, WRONG, LIMIT_MISSED, INTERRUPTED = 1, 2, 3, 130
+ENVIRONMENT = {
+    "TOKENIZERS_PARALLELISM": "true",
+    # threads that spin while they wait make torch many times slower as soon as another process wants a core
+    "OMP_WAIT_POLICY": "PASSIVE",
+    # what is wrong is raised; the rest is noise between our own lines
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    # else ONNX Runtime writes a device id and a database into the home folder, to be sent
+    "ORT_DISABLE_TELEMETRY": "1",
+}
 
 app = typer.Typer(
     name="compress",
@@ -162,7 +173,7 @@ def _print(results: Json, as_json: bool) -> None:
     for warning in [*find_missed(results), *results.get("warnings", []), *whole.warnings]:
         typer.secho(warning, err=True, fg="red", bold=True)
     if as_json:
-        typer.echo(json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False))
+        typer.echo(json.dumps(results, indent=1, allow_nan=False))
         return
     console = Console()
     if console.is_terminal:
@@ -286,10 +297,12 @@ def schema() -> None:
 
 def main() -> None:
     """Run the command line and exit with its code."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    # threads that spin while they wait make torch many times slower as soon as another process wants a core
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # a table has signs that not every locale can write, and comes after hours of work
+            stream.reconfigure(errors="replace")
     try:
         app(prog_name="compress")
     except RecipeError as error:

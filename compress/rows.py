@@ -12,18 +12,19 @@ import psutil
 from compress import artifact
 from compress.benchmark.measure import measure_quality, quality_names
 from compress.benchmark.options import BenchmarkOptions
-from compress.benchmark.size import parameters, size_bytes
-from compress.benchmark.speed import measure_speed
+from compress.benchmark.size import graph_precision, parameters, size_bytes
+from compress.benchmark.speed import available_cores, measure_speed
 from compress.benchmark.teacher import TeacherLogits
-from compress.check import Config
 from compress.contract import Json, Measurement, measurement_from_json
 from compress.data.load import RecipeData
+from compress.models.decoder import context_of
 from compress.models.folder import read_config
 from compress.models.quantized import precision
 from compress.recipe import Recipe
 from compress.report.page import write_page
 from compress.report.plots import draw
 from compress.report.results import SCHEMA, write_results
+from compress.report.table import markdown, table
 from compress.run import SCRATCH, Node, Run, load_state, save_state, version_notes
 from compress.training.finish import read_log
 from compress.versions import versions
@@ -33,7 +34,7 @@ MEASURE_REVISION = 1
 
 
 def measure_and_report(run: Run, nodes: list[Node]) -> Json:
-    """Measure every artifact, and write results.json, plots/ and report.html into the run folder."""
+    """Measure every artifact, and write results.json, table.md, plots/ and report.html into the run folder."""
     for note in version_notes(nodes):
         run.listener.say(note)
     shown = [node for node in nodes if _is_shown(node)]
@@ -44,6 +45,7 @@ def measure_and_report(run: Run, nodes: list[Node]) -> Json:
         _measure_speed(run, shown, options, measured)
     results = _results(run, nodes, shown, measured)
     write_results(results, run.folder / "results.json")
+    artifact.write_text(run.folder / "table.md", markdown(table(results)))
     with run.listener.task("report"):
         draw(results, run.folder / "plots")
         write_page(results, run.folder / "plots", run.folder / "report.html")
@@ -64,18 +66,20 @@ def _measure_quality(run: Run, shown: list[Node], options: BenchmarkOptions, mea
         return
     teacher = next((node for node in shown if node.id == "teacher" and node.gives == "torch"), None)
     evaluation = _evaluation_data(run, options)
-    limit = min(_context(read_config(node.folder)) for node in shown)
+    limit = min(context_of(read_config(node.folder), node.folder) for node in shown)
     scratch = run.folder / SCRATCH / "benchmark"
     with TeacherLogits(teacher.folder if teacher else run.folder, scratch) as logits:
         for node in shown:
             asked: Json = {
                 "revision": MEASURE_REVISION,
-                "artifact": node.key,
+                "artifact": _content(node),
                 "format": node.gives,
                 "options": options.model_dump(mode="json", exclude={"latency"}),
                 "evaluation": evaluation.fingerprint("evaluation") if evaluation else None,
                 "teacher": teacher.key if teacher else None,
                 "context": limit,
+                "processor": _processor(),
+                "versions": versions(),
             }
             name = f"quality-{artifact.key_of(asked)}"
             found = load_state(run, name)
@@ -95,8 +99,10 @@ def _evaluation_data(run: Run, options: BenchmarkOptions) -> RecipeData | None:
     return RecipeData(run.data.options.model_copy(update={"join": join}), run.data.seed) if join else run.data
 
 
-def _context(config: Config) -> int:
-    return int(config.get("max_position_embeddings") or config.get("n_positions") or 1 << 30)
+def _content(node: Node) -> str:
+    """Return what tells the artifact's bytes: made again under other versions, they may be others under the same key."""
+    found = artifact.read(node.folder) if node.made else None
+    return artifact.key_of({"files": found.files}) if found else node.key
 
 
 def _measure_speed(run: Run, shown: list[Node], options: BenchmarkOptions, measured: dict[str, Measurements]) -> None:
@@ -105,9 +111,10 @@ def _measure_speed(run: Run, shown: list[Node], options: BenchmarkOptions, measu
         return
     asked: Json = {
         "revision": MEASURE_REVISION,
-        "artifacts": [[_name(node), node.key] for node in shown],
-        "options": options.latency.model_dump(mode="json"),
+        "artifacts": [[_name(node), _content(node)] for node in shown],
+        "options": options.latency.model_dump(mode="json") | {"threads": options.latency.threads or available_cores()},
         "machine": _machine(),
+        "versions": versions(),
     }
     name = f"speed-{artifact.key_of(asked)}"
     found = load_state(run, name)
@@ -124,6 +131,7 @@ def _results(run: Run, nodes: list[Node], shown: list[Node], measured: Mapping[s
     head = run.recipe.head
     rows = [_row(run, node, measured[_name(node)]) for node in shown]
     parts = [part for part in ("train", "validation", "calibration", "evaluation") if run.data.has(part)]
+    folders = [node.folder for node in shown]
     return {
         "schema": SCHEMA,
         "recipe": {
@@ -133,7 +141,7 @@ def _results(run: Run, nodes: list[Node], shown: list[Node], measured: Mapping[s
             "overrides": list(run.recipe.overrides),
         },
         "environment": environment(run.device),
-        "data": {part: run.data.fingerprint(part) for part in parts},
+        "data": {part: run.data.fingerprint(part, folders if part == "evaluation" else ()) for part in parts},
         "rows": rows,
         "stages": [_stage(run, node) for node in nodes if node.made],
         "limits": limits(run.recipe, rows),
@@ -162,9 +170,9 @@ def _precision(node: Node) -> str:
 
 
 def onnx_precision(folder: Path) -> str:
-    """Return the precision that export noted of an ONNX folder; fp32 where nobody did."""
+    """Return the precision that export noted of an ONNX folder; where nobody did, that of the graph."""
     found = artifact.read(folder)
-    return str(found.facts.get("precision", "fp32")) if found else "fp32"
+    return str(found.facts["precision"]) if found and "precision" in found.facts else graph_precision(folder)
 
 
 def _relative(folder: Path, start: Path) -> str:

@@ -35,6 +35,16 @@ def test_finishing_again_replaces_the_whole_folder(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
+def test_whoever_can_read_the_folder_can_read_its_files(tmp_path):
+    with artifact.temporary_folder(tmp_path / "a") as temporary:
+        (temporary / "model.safetensors").write_bytes(b"x")
+        (temporary / "model.safetensors").chmod(0o600)
+        folder = artifact.finish(temporary, tmp_path / "a", {}, SAID).path
+    plain = tmp_path / "plain"
+    plain.write_text("x")
+    assert (folder / "model.safetensors").stat().st_mode == plain.stat().st_mode
+
+
 def fail_half_way(folder):
     with artifact.temporary_folder(folder) as temporary:
         (temporary / "file").write_text("x")

@@ -273,6 +273,14 @@ def test_an_interrupt_exits_with_130(tmp_path):
     assert said == "interrupted: what is finished stays, and so do checkpoints; apply again to go on\n"
 
 
+def test_what_a_locale_cannot_write_ends_no_run(tmp_path):
+    command = [sys.executable, "-m", "compress", "init", "--out", "\u25bc.yaml"]
+    western = os.environ | {"PYTHONIOENCODING": "latin-1:strict"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=western, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("wrote ?.yaml ")
+
+
 def test_a_reader_that_goes_away_is_no_error():
     command = f"{sys.executable} -m compress schema | head -c 1"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=ROOT, check=False)

@@ -109,7 +109,7 @@ def test_nothing_is_written_outside_the_run_folder_and_nobody_else_speaks(tmp_pa
     assert list((tmp_path / "home").rglob("*")) == []
     assert [line for line in result.stderr.splitlines() if not LINE.fullmatch(line)] == []
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
-        ".lock", ".state", "onnx", "plots", "report.html", "results.json", "torch",
+        ".lock", ".state", "onnx", "plots", "report.html", "results.json", "table.md", "torch",
     ]  # fmt: skip
 
 

@@ -115,6 +115,26 @@ def test_a_machine_with_other_cores_measures_speed_again_and_quality_not(run, mo
     assert run.measure()[0] == ["speed"]
 
 
+@pytest.mark.parametrize(
+    ("what", "value", "expected"),
+    [
+        ("versions", lambda: {"onnxruntime": "0"}, ["quality", "speed"]),
+        ("_processor", lambda: "another", ["quality", "speed"]),
+        ("_content", lambda node: "other bytes", ["quality", "speed"]),
+        ("available_cores", lambda: 1000, ["speed"]),
+    ],
+)
+def test_what_changes_a_value_has_it_measured_again(run, monkeypatch, what, value, expected):
+    run.measure()
+    monkeypatch.setattr(rows, what, value)
+    assert run.measure()[0] == expected
+
+
+def test_the_table_stands_beside_the_results(run):
+    run.measure()
+    assert (run.folder / "table.md").read_text(encoding="utf-8").startswith("| Artifact |")
+
+
 def test_memories_are_kept_by_name(run):
     save_state(run.run, "a", {"x": 1})
     assert load_state(run.run, "a") == {"x": 1}

@@ -15,7 +15,6 @@ from compress.contract import Measurement, Progress, silent
 from compress.data.corpus import Corpus
 from compress.models.decoder import open_decoder
 
-AGREEMENT = ("kl_to_teacher", "top1_agreement")
 QUALITY_UNITS = {
     "perplexity": PERPLEXITY_UNIT,
     "bits_per_byte": BITS_PER_BYTE_UNIT,

@@ -24,6 +24,10 @@ _NO_PARAMETERS = {
     "Range": {0, 1, 2},
 }
 _NO_PARAMETER_NAME = re.compile(r"(scales?|zero_points?|qzeros|zp|(cos|sin)_cache)$")
+_BLOCK_OPERATORS = ("MatMulNBits", "GatherBlockQuantized")
+_INT8_OPERATORS = ("MatMulInteger", "QLinearMatMul", "DynamicQuantizeMatMul", "DequantizeLinear")
+_FLOAT_OPERATORS = ("MatMul", "Gemm", "FusedMatMul", "Gather")
+_FLOATS = {"FLOAT": "fp32", "FLOAT16": "fp16", "BFLOAT16": "bf16"}
 _INTEGERS_THAT_INDEX = {"INT32", "INT64", "BOOL", "STRING"}
 
 
@@ -55,15 +59,43 @@ def parameters(folder: Path) -> int:
     return total
 
 
-def _onnx_parameters(path: Path) -> int:
+def graph_precision(folder: Path) -> str:
+    """Return the precision that all matrices of an ONNX graph share (fp32, int8, int4, ...), else mixed.
+
+    Raises ArtifactError when the file is no ONNX file.
+    """
+    graph, types = _read_graph(folder / ONNX_FILE)
+    matrices = {
+        tensor.name: _FLOATS[types.Name(tensor.data_type)]
+        for tensor in graph.initializer
+        if len(tensor.dims) > 1
+        and types.Name(tensor.data_type) in _FLOATS
+        and not _NO_PARAMETER_NAME.search(tensor.name)
+    }
+    found: set[str] = set()
+    for node in graph.node:
+        if node.op_type in _BLOCK_OPERATORS:
+            bits = {entry.name: entry.i for entry in node.attribute}.get("bits", 4)
+            found.add(f"int{bits}")
+        elif node.op_type in _INT8_OPERATORS:
+            found.add("int8")
+        elif node.op_type in _FLOAT_OPERATORS:
+            found |= {matrices[name] for name in node.input if name in matrices}
+    return "mixed" if len(found) > 1 else found.pop() if found else "fp32"
+
+
+def _read_graph(path: Path) -> tuple[Any, Any]:
     import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     try:
-        graph = onnx.load(path, load_external_data=False).graph
+        return onnx.load(path, load_external_data=False).graph, onnx.TensorProto.DataType
     except DecodeError as error:
         raise ArtifactError(f"{path}: no ONNX file ({error})") from error
-    types = onnx.TensorProto.DataType
+
+
+def _onnx_parameters(path: Path) -> int:
+    graph, types = _read_graph(path)
     stored = {
         tensor.name: math.prod(tensor.dims)
         for tensor in graph.initializer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from pathlib import Path
 from typing import Self
 
@@ -78,7 +79,9 @@ class TeacherLogits:
             return
         self._windows, self._kept = digest, None
         shape = (*windows.shape, self.decoder.vocabulary)
-        if np.prod(shape) * _BYTES_PER_LOGIT <= self.limit_bytes:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        needed = int(np.prod(shape)) * _BYTES_PER_LOGIT
+        # a mapped file on a full disk ends the process without a word
+        if needed <= min(self.limit_bytes, shutil.disk_usage(self._file.parent).free // 2):
             self._kept = np.memmap(self._file, dtype=np.float32, mode="w+", shape=shape)
             self._known = np.zeros(len(windows), dtype=np.bool_)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -39,14 +39,21 @@ class RecipeData:
         """Say whether the part is given, or can be taken out of train."""
         return self._source(part) is not None
 
-    def fingerprint(self, part: str) -> str:
-        """Return what determines the text of a part: its source, and for slices of train their seed."""
+    def fingerprint(self, part: str, tokenizer_folders: Sequence[Path] = ()) -> str:
+        """Return what determines the text of a part: its source, and for slices of train their seed.
+
+        With `tokenizer_folders`, their tokenizers count too, each kind once and in any order.
+        """
         source, owner = self._need(part), self._owner(part)
         if owner not in self._sources:
             self._sources[owner] = fingerprint_source(source)
         made: dict[str, Any] = {"source": self._sources[owner], "join": self.options.join}
         if owner == "train":
             made |= {"part": part, "seed": self.seed, "taken": self._taken}
+        if tokenizer_folders:
+            made["tokenizers"] = sorted(
+                {fingerprint_tokenizer(folder, self.options.join) for folder in tokenizer_folders}
+            )
         return key_of(made)
 
     def __call__(self, part: str, tokenizer_folder: Path, tokens: int | None = None) -> Corpus:

@@ -19,6 +19,7 @@ class DistillOptions(TrainingOptions):
         {"forward_kl": 0.9, "cross_entropy": 0.1},
         description="one loss, or losses with weights; KL terms are multiplied by temperature squared",
     )
+    learning_rate: Annotated[float, Field(gt=0, lt=1)] = Field(2e-4, description="peak learning rate of AdamW")
     temperature: Annotated[float, Field(gt=0, le=100)] = Field(
         1.0, description="softens teacher and student in the KL term"
     )

@@ -1,7 +1,8 @@
 """The family table: where each kind of model keeps its layers, feed-forward projections and sizes. Imports no torch.
 
-One row of facts per `model_type`; nothing else in the product knows a family by name. The table is complete by itself
-(optimum's NormalizedConfigManager imports transformers, lacks Gemma 2 and 3, and names no feed-forward width).
+One row of facts per `model_type`. Beside it only export knows families by name: which of the builder's classes takes
+each. The table is complete by itself (optimum's NormalizedConfigManager imports transformers, lacks Gemma 2 and 3, and
+names no feed-forward width).
 """
 
 from __future__ import annotations

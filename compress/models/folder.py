@@ -42,10 +42,14 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         raise ArtifactError(f"{folder}: no config.json there; a model folder is needed")
-    return _read_object(path)
+    return read_object(path)
 
 
-def _read_object(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
+    """Return the JSON object of a file.
+
+    Raises ArtifactError where it holds no JSON object.
+    """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -82,7 +86,7 @@ def special_ids(folder: Path) -> SpecialIds:
     config = read_config(folder)
     generation = folder / "generation_config.json"
     if generation.is_file():
-        config = config | {key: value for key, value in _read_object(generation).items() if value is not None}
+        config = config | {key: value for key, value in read_object(generation).items() if value is not None}
     eos = config.get("eos_token_id")
     ends = () if eos is None else tuple(eos) if isinstance(eos, list) else (eos,)
     return SpecialIds(config.get("bos_token_id"), ends, config.get("pad_token_id"))
@@ -94,7 +98,7 @@ def copy_tokenizer(source: Path, target: Path) -> None:
         if (source / name).is_file() and source != target:
             shutil.copyfile(source / name, target / name)
     path = target / "tokenizer_config.json"
-    settings = _read_object(path) if path.is_file() else {}
+    settings = read_object(path) if path.is_file() else {}
     if (target / "tokenizer.json").is_file():
         settings["tokenizer_class"] = "PreTrainedTokenizerFast"
         settings.pop("backend", None)

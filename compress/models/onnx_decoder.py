@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +14,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state
 
 from compress.errors import ArtifactError
 from compress.models.decoder import ONNX_FILE, Format, Ids, Logits, check_prompt, check_step, context_of, vocabulary_of
-from compress.models.folder import read_config
+from compress.models.folder import read_config, read_object
 
 _TYPES: dict[str, type[np.floating[Any]]] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 # ONNX Runtime's errors have no common class but Exception.
@@ -179,15 +178,7 @@ def _explained(path: Path, what: str) -> Iterator[None]:
 
 def _read_genai(folder: Path) -> dict[str, Any]:
     path = folder / "genai_config.json"
-    if not path.is_file():
-        return {}
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ArtifactError(f"{path}: not JSON ({error})") from error
-    if not isinstance(settings, dict):
-        raise ArtifactError(f"{path}: a JSON object is needed, found {type(settings).__name__}")
-    return settings
+    return read_object(path) if path.is_file() else {}
 
 
 def _cache_shape(config: dict[str, Any], genai: dict[str, Any], folder: Path) -> tuple[int, int]:

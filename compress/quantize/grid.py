@@ -37,11 +37,6 @@ def in_blocks(weight: Tensor, block: int) -> Tensor:
     return padded.reshape(rows, groups, block)
 
 
-def from_blocks(blocks: Tensor, width: int) -> Tensor:
-    """Return blocks [N, G, block] as the matrix [N, K] without the padding."""
-    return blocks.reshape(blocks.shape[0], -1)[:, :width]
-
-
 def round_to_codes(blocks: Tensor, grid: Grid) -> Tensor:
     """Return the nearest code of each weight: [N, G, block] float32 holding integers 0 .. 2^bits - 1."""
     steps = torch.round(blocks / grid.scales.unsqueeze(-1)).add_(grid.zeros.unsqueeze(-1))

@@ -7,14 +7,13 @@ from typing import Any, Literal, get_args
 
 from pydantic import Field
 
+from compress.models.families import FAMILIES
 from compress.options import Options
 
 Block = Literal[16, 32, 64, 128, 256]
 # Their layers store weights with the input axis first (Conv1D), and no export takes them.
 TRANSPOSED_FAMILIES = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
 _TIED_NAMES = ("model.embed_tokens.weight", "lm_head.weight")
-# Families whose config.json leaves tie_word_embeddings out when it is true.
-_TIED_BY_DEFAULT = ("gemma", "gemma2", "gemma3_text", "gemma3")
 
 
 class QuantizeOptions(Options):
@@ -40,7 +39,9 @@ def plan(options: QuantizeOptions, config: dict[str, Any]) -> dict[str, Any]:
             f"quantize does not take models of type {model_type!r}: their layers store weights with the input axis first "
             "and no ONNX export takes them; start from a Llama-like model"
         )
-    tied = config.get("tie_word_embeddings", model_type in _TIED_BY_DEFAULT)
+    family, tied = FAMILIES.get(model_type), config.get("tie_word_embeddings")
+    if tied is None:
+        tied = family is not None and family.tied
     width = config.get("hidden_size")
     left_out = any(fnmatchcase(name, pattern) for name in _TIED_NAMES for pattern in options.leave_out)
     if tied and isinstance(width, int) and width % options.block and not left_out:

@@ -23,6 +23,7 @@ MACHINE = {
     "gpu",
     "memory",
     "memory_bytes",
+    "memory_gb",
     "platform",
     "system",
 }

@@ -129,7 +129,7 @@ def place_labels(anchors: Sequence[Point], sizes: Sequence[tuple[float, float]],
 
 
 def _best(anchor: Point, size: tuple[float, float], others: Sequence[tuple[Point, Box]], scene: Scene) -> Box:
-    best, least = None, math.inf
+    best, least = _box_at(anchor, size, 1.4 * scene.radius, 0.0), math.inf
     for distance in (1.4, 2.6, 4.0, 6.0, 8.5, 11.5, 15.0, 20.0):
         for angle in _ANGLES:
             box = _box_at(anchor, size, distance * scene.radius, math.radians(angle))
@@ -140,7 +140,6 @@ def _best(anchor: Point, size: tuple[float, float], others: Sequence[tuple[Point
                 return box
         # A slightly worse place nearby beats a free one far away.
         least *= 0.9
-    assert best is not None
     return best
 
 

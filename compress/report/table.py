@@ -162,7 +162,7 @@ def fit(results: Json, width: int) -> Table:
     if not left_out:
         return whole
     names = [header for header in whole.headers if header in left_out]
-    note = f"Left out for width: {', '.join(names)}. table.md and report.html have them."
+    note = f"Left out for width: {', '.join(names)}. A wider terminal or --json shows them."
     return replace(built, footnotes=(*built.footnotes, note))
 
 

@@ -167,6 +167,7 @@ def fit(model: Any, examples: Examples, options: TrainingOptions, loss_sum: Loss
     Entries hold step, tokens, loss (per counted token, nats; mean over the steps since the entry before), learning_rate and
     gradient_norm, or validation_loss. Resumes from the newest complete checkpoint in context.scratch; the result is that of a straight run.
     """
+    uses_cache = model.config.use_cache
     tokens_per_step = options.batch * options.length
     steps = math.ceil(options.tokens / tokens_per_step)
     sequence = WindowSequence(examples, steps * options.batch, context.seed)
@@ -187,6 +188,7 @@ def fit(model: Any, examples: Examples, options: TrainingOptions, loss_sum: Loss
         warnings.filterwarnings("ignore", message=".*pin_memory.*")
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     model.eval()
+    model.config.use_cache = uses_cache  # the Trainer turns it off, and so it would be saved
     if not all(torch.isfinite(parameter).all() for parameter in model.parameters()):
         raise StageError(f"the weights are not finite after step {steps}; use a lower learning_rate or precision: fp32")
     return [entry for found in trainer.state.log_history if (entry := _entry(found, tokens_per_step))]

@@ -1,6 +1,7 @@
-"""Turn the artifact of recipes/storyteller.yaml into the embedded teacher: fp16 weights, the tokenizer, its recipe and log.
+"""Turn the run of recipes/storyteller.yaml into the embedded teacher: fp16 weights, tokenizer, recipe and logs.
 
-python experiments/2026-11-20-storyteller/ship.py runs/storyteller/torch/storyteller compress/models/storyteller
+OMP_NUM_THREADS=1 compress apply recipes/storyteller.yaml
+python experiments/2026-11-20-storyteller/ship.py runs/storyteller compress/models/storyteller
 """
 
 import shutil
@@ -9,8 +10,11 @@ from pathlib import Path
 
 from compress.models.folder import load_model, save_model
 
-source, target = Path(sys.argv[1]), Path(sys.argv[2])
-target.mkdir(parents=True, exist_ok=True)
+run, target = Path(sys.argv[1]), Path(sys.argv[2])
+shutil.rmtree(target, ignore_errors=True)
+target.mkdir(parents=True)
+source = run / "torch" / "storyteller"
 save_model(load_model(source).half(), target, source)
-shutil.copyfile(source / "log.jsonl", target / "log.jsonl")
+shutil.copyfile(run / "torch" / "first-pass" / "log.jsonl", target / "log-first-pass.jsonl")
+shutil.copyfile(source / "log.jsonl", target / "log-storyteller.jsonl")
 shutil.copyfile(Path(__file__).parents[2] / "recipes" / "storyteller.yaml", target / "recipe.yaml")

@@ -8,13 +8,14 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from transformers import LlamaForCausalLM
 
-from compress.benchmark.size import parameters, size_bytes
+from compress.benchmark.size import graph_precision, parameters, size_bytes
 from compress.errors import ArtifactError
 
 
 def test_parameters_of_torch_and_onnx_are_those_of_the_model(tiny: dict[str, Path]) -> None:
     expected = LlamaForCausalLM.from_pretrained(tiny["torch"]).num_parameters()
     assert parameters(tiny["torch"]) == parameters(tiny["onnx"]) == expected
+    assert graph_precision(tiny["onnx"]) == "fp32"
 
 
 def test_bytes_are_those_of_the_weights(tiny: dict[str, Path]) -> None:
@@ -63,6 +64,12 @@ def test_packed_codes_count_as_weights(tmp_path: Path) -> None:
         graph = helper.make_graph(chosen, "packed", [ids], [logits], weights)
         onnx.save(helper.make_model(graph), tmp_path / "model.onnx")
         assert parameters(tmp_path) == rows * width + width, index
+        assert graph_precision(tmp_path) == "int4"
+    embedding = helper.make_node("Gather", ["float", "ids"], ["other"])
+    floats = [*weights, numpy_helper.from_array(np.ones((rows, width), dtype=np.float32), "float")]
+    graph = helper.make_graph([embedding, *nodes], "packed", [ids], [logits], floats)
+    onnx.save(helper.make_model(graph), tmp_path / "model.onnx")
+    assert graph_precision(tmp_path) == "mixed"
 
 
 def test_refuses_what_is_no_model(tmp_path: Path) -> None:

@@ -207,6 +207,16 @@ def test_fingerprints_follow_text_join_seed_and_part(tmp_path):
     assert evaluation[0] == evaluation[1]
 
 
+def test_a_fingerprint_can_hold_the_tokenizers(tmp_path, model):
+    data = RecipeData(DataOptions(evaluation=text_source(tmp_path, ["a"])), 0)
+    other = shutil.copytree(model, tmp_path / "other")
+    same = data.fingerprint("evaluation", [model])
+    assert data.fingerprint("evaluation", [other, model]) == same != data.fingerprint("evaluation")
+    (other / "tokenizer.json").write_text((model / "tokenizer.json").read_text() + " ")
+    found = data.fingerprint("evaluation", [other, model])
+    assert found == data.fingerprint("evaluation", [model, other]) != same
+
+
 def test_the_joining_token_must_exist(tmp_path, model):
     assert joining_token(model, None) == 1
     folder = shutil.copytree(model, tmp_path / "model")

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import onnxruntime_genai as og
 import pytest
 import torch
 
@@ -20,6 +19,7 @@ from compress.export.options import ExportOptions
 from compress.models.decoder import open_decoder
 from compress.models.folder import load_model, read_config, save_model
 from tests.export.conftest import export, quantize, torch_folder
+from tests.shipped import genai_greedy
 
 Packed = Callable[..., tuple[Path, Path]]
 FILES = {"model.onnx", "model.onnx.data", "config.json", "generation_config.json", "genai_config.json"}
@@ -33,20 +33,6 @@ def greedy(folder: Path, prompt: list[int], count: int, never: tuple[int, ...] =
         logits[:, list(never)] = -np.inf
         said.append(int(logits[0].argmax()))
         logits = decoder.step(np.array(said[-1:], dtype=np.int64))
-    return said
-
-
-def genai_greedy(folder: Path, prompt: list[int], count: int) -> list[int]:
-    model = og.Model(str(folder))
-    parameters = og.GeneratorParams(model)
-    total = len(prompt) + count
-    parameters.set_search_options(do_sample=False, min_length=total, max_length=total + 1)
-    generator = og.Generator(model, parameters)
-    generator.append_tokens(np.array([prompt], dtype=np.int32))
-    said = []
-    for _ in range(count):
-        generator.generate_next_token()
-        said.append(int(generator.get_next_tokens()[0]))
     return said
 
 

@@ -32,7 +32,12 @@ def test_the_embedded_teacher_is_a_llama_of_about_3_million_parameters_in_8_mega
     assert config["model_type"] == "llama"
     assert config["num_key_value_heads"] < config["num_attention_heads"]
     assert (folder / "model.safetensors").stat().st_size <= 8_000_000
-    assert {path.name for path in folder.iterdir()} >= {"recipe.yaml", "log.jsonl", "tokenizer.json"}
+    assert {path.name for path in folder.iterdir()} >= {
+        "recipe.yaml",
+        "log-first-pass.jsonl",
+        "log-storyteller.jsonl",
+        "tokenizer.json",
+    }
 
 
 def test_a_hub_model_without_a_network_is_refused_at_once(no_hub):

@@ -34,9 +34,10 @@ def test_that_block_is_legal_when_untied_or_left_out() -> None:
     assert plan(QuantizeOptions(bits=4, block=128, leave_out=("*embed_tokens*",)), LLAMA) == LLAMA
 
 
-def test_gemma_is_tied_without_saying_so() -> None:
+@pytest.mark.parametrize("family", ["gemma2", "gemma3_text", "smollm3"])
+def test_some_families_are_tied_without_saying_so(family: str) -> None:
     with pytest.raises(ValueError, match="tied embedding"):
-        plan(QuantizeOptions(bits=4, block=256), {"model_type": "gemma2", "hidden_size": 64})
+        plan(QuantizeOptions(bits=4, block=256), {"model_type": family, "hidden_size": 64})
 
 
 def test_gpt2_is_refused() -> None:

@@ -54,6 +54,14 @@ def test_equal_names_are_told_apart_by_as_much_of_the_path_as_it_takes(tmp_path:
     assert name_runs(paths, ["a", "b", "c"]) == ["a", "b", "c"]
 
 
+def test_other_memory_is_another_machine(results: Json, tmp_path: Path) -> None:
+    one = save(results, tmp_path / "one", environment={"memory_gb": 16.0})
+    other = save(results, tmp_path / "other", environment={"memory_gb": 8.0})
+    assert [warning.partition(",")[0] for warning in merge([one, other])["warnings"]] == [
+        "The runs were measured on different machines"
+    ]
+
+
 def test_differences_in_the_evaluation_are_warned_of(results: Json, tmp_path: Path) -> None:
     one = save(results, tmp_path / "one")
     for row in results["rows"]:

@@ -112,7 +112,7 @@ def test_a_narrow_terminal_gets_fewer_columns_and_is_told_which(results: Json) -
     assert set(narrow.headers) < set(whole.headers)
     assert {"Artifact", "Size (MB)", "Perplexity", "Decode (tokens/s)"} <= set(narrow.headers)
     left_out = [header for header in whole.headers if header not in narrow.headers]
-    expected = f"Left out for width: {', '.join(left_out)}. table.md and report.html have them."
+    expected = f"Left out for width: {', '.join(left_out)}. A wider terminal or --json shows them."
     assert narrow.footnotes[-1] == expected
 
 

@@ -280,3 +280,4 @@ def test_a_trained_folder_opens_like_any_other(source, straight):
         "tokenizer_config.json",
     ]
     assert weights_of(straight).keys() == weights_of(source).keys()
+    assert json.loads((straight / "config.json").read_text()) == json.loads((source / "config.json").read_text())
