@@ -57,7 +57,7 @@ def write_recipe(folder: Path, text: str = RECIPE) -> Path:
 
 def environment(**more: str) -> dict[str, str]:
     """What every subprocess runs under: one thread, because sums in another order have other last bits."""
-    return os.environ | {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "1"} | more
+    return os.environ | {"GOMP_SPINCOUNT": "1000", "OMP_NUM_THREADS": "1"} | more
 
 
 def command(recipe: Path, out: Path, *more: str) -> list[str]:
