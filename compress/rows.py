@@ -89,6 +89,8 @@ def _measure_quality(run: Run, shown: list[Node], options: BenchmarkOptions, mea
                     values = measure_quality(node.folder, options, corpus, logits if teacher else None, limit, progress)
                 found = {key: value.to_json() for key, value in values.items()}
                 save_state(run, name, found)
+            else:
+                run.listener.say(f"{node.label}: quality as measured before")
             measured[_name(node)] |= {key: measurement_from_json(entry) for key, entry in found.items()}
 
 
@@ -123,6 +125,8 @@ def _measure_speed(run: Run, shown: list[Node], options: BenchmarkOptions, measu
             values = measure_speed({_name(node): node.folder for node in shown}, options.latency, progress)
         found = {row: {key: value.to_json() for key, value in entry.items()} for row, entry in values.items()}
         save_state(run, name, found)
+    else:
+        run.listener.say("speed and memory: as measured before; --fresh makes and measures everything again")
     for row, entry in found.items():
         measured[row] |= {key: measurement_from_json(value) for key, value in entry.items()}
 
