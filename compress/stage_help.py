@@ -34,7 +34,13 @@ def one_stage(word: str) -> str:
     schema = stage.options.model_json_schema()
     lines += _options(schema, schema.get("$defs", {}), "  ")
     uses = [f"data.{part}" for part in stage.needs] + (["teacher"] if stage.teacher else [])
-    return "\n".join([*lines, "", f"needs {', '.join(uses) or 'nothing else'}; gives a {stage.gives} folder"])
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"needs {', '.join(uses) or 'nothing else'}; gives {'an ONNX' if stage.gives == 'onnx' else 'a torch'} folder",
+        ]
+    )
 
 
 def _options(schema: dict[str, Any], definitions: dict[str, Any], indent: str) -> Iterator[str]:

@@ -123,15 +123,18 @@ def _all_documents(source: Source, render_chat: RenderChat | None) -> Iterator[D
 def _document(row: dict[str, Any], source: Source, render_chat: RenderChat | None) -> Document:
     if source.messages:
         return Document(tuple(_chat_segments(_column(row, source.messages), render_chat)))
-    if source.prompt and source.completion:
-        return Document(((_text(row, source.prompt), False), (_text(row, source.completion), True)))
+    prompt, completion = source.prompt, source.completion
+    if not source.text and not prompt and "text" not in row and {"prompt", "completion"} <= row.keys():
+        prompt, completion = "prompt", "completion"
+    if prompt and completion:
+        return Document(((_text(row, prompt), False), (_text(row, completion), True)))
     return Document(((_text(row, source.text or "text").strip(), True),))
 
 
 def _column(row: dict[str, Any], name: str) -> Any:
     if name not in row:
         raise StageError(
-            f"no column '{name}'; the columns are {', '.join(map(repr, row))}. Name it with text:, prompt: or messages:"
+            f"no column '{name}'; the columns are {', '.join(map(repr, row))}. Name it with text:, with prompt: and completion:, or with messages:"
         )
     return row[name]
 

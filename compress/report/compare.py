@@ -124,10 +124,10 @@ def _check(paths: Sequence[Path]) -> None:
         raise ArtifactError(f"no {FILE} in: {', '.join(bare)}; give run folders that `compress apply` has finished")
     seen: set[Path] = set()
     for path in paths:
-        folder = (path if path.is_dir() else path.parent).resolve()
-        if folder in seen:
+        file = (path / FILE if path.is_dir() else path).resolve()
+        if file in seen:
             raise ArtifactError(f"{path}: given twice; give each run once")
-        seen.add(folder)
+        seen.add(file)
 
 
 def _data_differences(runs: Sequence[Json]) -> Iterator[str]:
@@ -140,12 +140,18 @@ def _data_differences(runs: Sequence[Json]) -> Iterator[str]:
         )
 
 
+# what stands among the conditions and was found, not set
+_FOUND = {"p95", "standard_error"}
+
+
 def _condition_differences(merged: Json) -> Iterator[str]:
     """Conditions of one measurement whose values in two runs have nothing in common."""
     said: dict[tuple[str, str, str], dict[str, set[str]]] = {}
     for row in merged["rows"]:
         for name, entry in row["measurements"].items():
             for key, value in entry.get("conditions", {}).items():
+                if key in _FOUND:
+                    continue
                 text = json.dumps(value, sort_keys=True)
                 said.setdefault((name, key, row["format"]), {}).setdefault(row["run"], set()).add(text)
     found: dict[str, list[str]] = {}

@@ -77,6 +77,12 @@ def test_prompt_and_completion_are_segments(tmp_path):
     assert [document.segments for document in found] == [(("Why?", False), (" So.", True))]
 
 
+def test_columns_called_prompt_and_completion_need_no_naming(tmp_path):
+    file = write(tmp_path / "a.jsonl", '{"prompt": "Why?", "completion": " So."}\n')
+    found = list(read_documents(Source(files=[str(file)])))
+    assert [document.segments for document in found] == [(("Why?", False), (" So.", True))]
+
+
 def test_null_and_empty_cells_are_left_out(tmp_path):
     file = write(tmp_path / "a.jsonl", '{"text": "x"}\n{"text": null}\n{"text": "  "}\n{"text": "y"}\n')
     assert texts(file) == ["x", "y"]
