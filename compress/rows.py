@@ -68,6 +68,7 @@ def _measure_quality(run: Run, shown: list[Node], options: BenchmarkOptions, mea
     evaluation = _evaluation_data(run, options)
     limit = min(context_of(read_config(node.folder), node.folder) for node in shown)
     scratch = run.folder / SCRATCH / "benchmark"
+    remembered = 0
     with TeacherLogits(teacher.folder if teacher else run.folder, scratch) as logits:
         for node in shown:
             asked: Json = {
@@ -90,8 +91,10 @@ def _measure_quality(run: Run, shown: list[Node], options: BenchmarkOptions, mea
                 found = {key: value.to_json() for key, value in values.items()}
                 save_state(run, name, found)
             else:
-                run.listener.say(f"{node.label}: quality as measured before")
+                remembered += 1
             measured[_name(node)] |= {key: measurement_from_json(entry) for key, entry in found.items()}
+    if remembered:
+        run.listener.say(f"quality: {remembered} of {len(shown)} rows as measured before")
 
 
 def _evaluation_data(run: Run, options: BenchmarkOptions) -> RecipeData | None:

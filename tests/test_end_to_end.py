@@ -20,7 +20,7 @@ EXPORTED = ["teacher", "student", "int8", "int4"]
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 LINE = re.compile(
     r".*: making|.*: done in [\d.]+ s.*|.*: reused|.*: \d[\d,]* of .* left.*|.*report\.html|"
-    r"LIMIT MISSED: .*|"
+    r"LIMIT MISSED: .*|quality: \d+ of \d+ rows as measured before|speed and memory: as measured before; .*"
 )
 
 

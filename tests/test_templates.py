@@ -32,7 +32,7 @@ def test_a_wheel_holds_recipes_teacher_page_and_every_package():
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
     assert settings["package-dir"]["compress.shipped"] == "recipes"
     assert "*.yaml" in settings["package-data"]["compress.shipped"]
-    assert "storyteller/*" in settings["package-data"]["compress.models"]
+    assert settings["package-data"]["compress.models.storyteller"] == ["*"]
     assert "*.jinja" in settings["package-data"]["compress.report"]
     packages = {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "compress").rglob("__init__.py")}
-    assert set(settings["packages"]) == packages | {"compress.shipped"}
+    assert set(settings["packages"]) == packages | {"compress.shipped", "compress.models.storyteller"}
