@@ -46,7 +46,7 @@ def compare(paths: Sequence[Path], out: Path) -> Json:
     out.mkdir(parents=True, exist_ok=True)
     warnings = "".join(f"> **{warning}**  \n" for warning in merged["warnings"])
     artifact.write_text(out / "table.md", warnings + ("\n" if warnings else "") + markdown(table(merged)))
-    draw(merged, out / "plots")
+    draw(merged, out / "plots", Path())
     write_page(merged, out / "plots", out / "report.html")
     return merged
 

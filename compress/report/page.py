@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from compress import __version__, artifact
 from compress.contract import Json
+from compress.models.families import CLASSES
 from compress.report.axes import GRID, INK, MUTED, PAPER
-from compress.report.plots import NAMES
+from compress.report.plots import NAMES, cut_stages
 from compress.report.regressions import find_missed
 from compress.report.results import TEACHER, flatten, megabytes_of, plain_text, teacher_of, title_of, value_of
 from compress.report.scatter import PRECISIONS
@@ -49,6 +50,7 @@ def write_page(results: Json, plots: Path, target: Path) -> None:
         alarms=[*results.get("warnings", []), *find_missed(results), *rows.warnings],
         highlights=list(_highlights(results)),
         plots=list(_plots(plots)),
+        cuts=list(_cuts(results, plots)),
         stages=list(_stages(results)),
         shipped=[row for row in results["rows"] if row["format"] == "onnx" and row.get("path")],
         version=__version__,
@@ -65,6 +67,7 @@ def inline_svg(text: str, name: str, title: str) -> str:
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
     body = re.sub(r'\bid="', f'id="{name}-', body)
     body = re.sub(r'xlink:href="#', f'href="#{name}-', body)
+    body = body.replace('xlink:href="data:image/png;', 'href="data:image/png;')
     body = re.sub(r"url\(#", f"url(#{name}-", body)
     body = re.sub(r'\sxmlns:xlink="[^"]*"', "", body)
     for colour, variable in _VARIABLES.items():
@@ -76,13 +79,37 @@ def inline_svg(text: str, name: str, title: str) -> str:
 
 
 def _plots(folder: Path) -> Iterator[tuple[str, str, Markup]]:
-    from markupsafe import Markup
-
     for name, title in NAMES.items():
-        file = folder / f"{name}.svg"
-        if file.is_file():
-            # Glyphs are outlines and comments are gone: no text of the user is left in it.
-            yield name, title, Markup(inline_svg(file.read_text(encoding="utf-8"), name, title))
+        if svg := _svg(folder, name, title):
+            yield name, title, svg
+
+
+def _svg(folder: Path, name: str, title: str) -> Markup | None:
+    from markupsafe import Markup, escape
+
+    file = folder / f"{name}.svg"
+    # Glyphs are outlines and comments are gone: no text of the user is left in it.
+    return Markup(inline_svg(file.read_text(encoding="utf-8"), name, str(escape(title)))) if file.is_file() else None
+
+
+def _cuts(results: Json, folder: Path) -> Iterator[dict[str, Any]]:
+    """What each prune stage cut: its picture, and its parameters by class; those that have neither are left out."""
+    for name, title, stage in cut_stages(results):
+        svg = _svg(folder, name, f"{title}: what was kept and what was removed on each axis, by score")
+        classes = list(_classes(stage.get("facts") or {}))
+        if svg or classes:
+            yield {"name": name, "title": title, "svg": svg, "classes": classes}
+
+
+def _classes(facts: Json) -> Iterator[tuple[str, str, str, str]]:
+    """(class, parameters before, after, share removed) for each class of parameters that a prune stage tells of."""
+    counts = facts.get("parameters")
+    before, after = (counts.get("before"), counts.get("after")) if isinstance(counts, dict) else (None, None)
+    if isinstance(before, dict) and isinstance(after, dict):
+        # artifact.json sorts its keys.
+        for kind in (kind for kind in (*CLASSES, "total") if kind in before):
+            old, new = before[kind], after.get(kind, 0)
+            yield kind, f"{old:,}", f"{new:,}", f"{100 * (1 - new / old):.1f}" if old else "–"
 
 
 def _runs(results: Json) -> list[dict[str, Any]]:
@@ -111,9 +138,13 @@ def _stages(results: Json) -> Iterator[dict[str, Any]]:
             "source": "" if stage["word"] == "export" else source or "",
             "seconds": stage.get("seconds"),
             "memory": None if memory is None else memory / 1e6,
-            "facts": list(flatten(stage.get("facts") or {})),
+            "facts": [fact for fact in flatten(stage.get("facts") or {}) if not _is_in_table(stage, fact[0])],
             "skipped": stage.get("skipped") or [],
         }
+
+
+def _is_in_table(stage: Json, fact: str) -> bool:
+    return bool(stage["word"] == "prune" and fact.startswith("parameters.") and any(_classes(stage["facts"])))
 
 
 def _made(row: Json, stage: Json) -> bool:

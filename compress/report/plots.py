@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from compress.contract import Json
 from compress.report.axes import GRID, INK, MUTED, PAPER, add_head, linear_ticks, set_scale, set_ticks
+from compress.report.results import find_row
 from compress.report.scatter import DECODE, SIZE, draw_scatter, letters_of, run_marks
 from compress.report.stage_bars import draw_stage_bars, steps_of
 
@@ -19,6 +22,8 @@ NAMES = {
     "stages": "What each stage cost and saved in size, perplexity, decode speed and time",
     "training": "Training curves",
 }
+CUT = "pruning-"
+"""Plots of what a prune stage cut have names that start so."""
 _DPI = 160
 _STYLE = {
     "font.family": ["DejaVu Sans"],
@@ -39,10 +44,14 @@ _STYLE = {
 _CURVES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 
 
-def draw(results: Json, folder: Path) -> list[Path]:
+def draw(results: Json, folder: Path, root: Path | None = None) -> list[Path]:
     """Draw every plot into `folder` and return the files, PNG before SVG.
 
-    `training` is drawn where a stage has a log with losses; one of an earlier run is removed where none has.
+    `training` is drawn where a stage has a log with losses, `pruning-<id>` where the artifact of a prune stage holds its
+    scores; those of an earlier run are removed where none has. `root` is the folder that the paths of the rows start
+    from; left out, it is the one that holds `folder`.
+
+    Raises ArtifactError where the scores of an artifact cannot be read.
     """
     folder.mkdir(parents=True, exist_ok=True)
     rows, steps, curves = len(results["rows"]), steps_of(results), _curves(results)
@@ -60,6 +69,35 @@ def draw(results: Json, folder: Path) -> list[Path]:
     else:
         for suffix in (".png", ".svg"):
             (folder / f"training{suffix}").unlink(missing_ok=True)
+    return written + _draw_cuts(results, folder, folder.parent if root is None else root)
+
+
+def cut_stages(results: Json) -> Iterator[tuple[str, str, Json]]:
+    """Yield (name of the plot, title, stage) for each prune stage."""
+    letters = letters_of(results)
+    for stage in results["stages"]:
+        if stage["word"] == "prune":
+            letter = letters.get(stage.get("run") or "", "")
+            # An id of ours is lower case already; one from another's results.json must not lead out of the folder.
+            name = CUT + re.sub(r"[^a-z0-9-]", "-", f"{letter}-{stage['id']}".lower().lstrip("-"))
+            yield name, f"prune: {stage['id']}" + (f" ·{letter}" if letter else ""), stage
+
+
+def _draw_cuts(results: Json, folder: Path, root: Path) -> list[Path]:
+    from compress.models.pruning_record import read_record
+    from compress.report.pruning import draw_cut, size_of
+
+    written: list[Path] = []
+    for name, title, stage in cut_stages(results):
+        row = find_row(results, stage["id"], "torch", stage.get("run"))
+        record = read_record(root / row["path"]) if row and row.get("path") else None
+        if record:
+            head = f"{title}: what was kept and what was removed, by score"
+            fill = partial(draw_cut, title=head, record=record, marks=run_marks(results))
+            written += _save(folder, name, size_of(record), fill)
+    for old in [*folder.glob(f"{CUT}*.png"), *folder.glob(f"{CUT}*.svg")]:
+        if old not in written:
+            old.unlink()
     return written
 
 
