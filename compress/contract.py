@@ -39,6 +39,10 @@ class DataAccess(Protocol):
         """
         ...
 
+    def has(self, part: str) -> bool:
+        """Say whether the recipe has the part, or it can be taken out of train."""
+        ...
+
 
 @dataclass(frozen=True)
 class Context:

@@ -6,8 +6,9 @@ import errno
 import importlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from compress.data.load import RecipeData
 from compress.errors import ArtifactError, StageError
 from compress.memory import PeakMemory
 from compress.models.origin import fetch
+from compress.proof import prove_plans
 from compress.recipe import Recipe, Step
 from compress.rows import measure_and_report
 from compress.run import SCRATCH, STATE, Listener, Node, Run, StageClock, save_state
@@ -48,8 +50,10 @@ def apply(recipe: Recipe, folder: Path, listener: Listener, fresh: bool = False)
             shutil.rmtree(folder / SCRATCH, ignore_errors=True)
             shutil.rmtree(folder / STATE, ignore_errors=True)
         nodes = _plan(run)
+        # once, and only where a stage has to run
+        proof = cache(lambda: prove_plans(nodes))
         for node in nodes:
-            _make(run, node, nodes)
+            _make(run, node, nodes, proof)
         # what finished needs no checkpoint, also one that was finished by a run that was killed right after
         shutil.rmtree(folder / SCRATCH, ignore_errors=True)
         results = measure_and_report(run, nodes)
@@ -118,7 +122,7 @@ def _made(run: Run, step: Step, parent: Node, teacher: Node | None) -> Json:
     }
 
 
-def _make(run: Run, node: Node, nodes: list[Node]) -> None:
+def _make(run: Run, node: Node, nodes: list[Node], proof: Callable[[], None]) -> None:
     """Reuse the node's folder where it is what the recipe asks for and every byte is right, else make it."""
     if not node.made:
         return
@@ -130,6 +134,7 @@ def _make(run: Run, node: Node, nodes: list[Node]) -> None:
         run.listener.say(f"{node.label}: taken from {same.path.relative_to(run.folder).as_posix()}, which is the same")
         _copy(same, node)
         return
+    proof()
     step = resume_step(_scratch(run, node))
     run.listener.say(f"{node.label}: {why}" + (f", going on from step {step}" if step else ""))
     clock = StageClock(_scratch(run, node))

@@ -9,7 +9,8 @@ from typing import Any, Literal
 from compress.distill.options import DistillOptions
 from compress.export import options as export
 from compress.options import Options
-from compress.prune import options as prune
+from compress.prune.options import PruneOptions
+from compress.prune.plan import plan as plan_prune
 from compress.quantize import options as quantize
 from compress.train.options import TrainOptions
 
@@ -54,11 +55,13 @@ def _rows() -> tuple[Stage, ...]:
         ),
         Stage(
             "prune",
-            "cut layers and feed-forward columns that matter least on calibration text",
-            prune.PruneOptions,
+            "cut layers, feed-forward columns, heads, hidden width and tokens that matter least, and repair the rest",
+            PruneOptions,
             "compress.prune.stage:run",
+            revision=2,
             needs=("calibration",),
-            plan=prune.plan,
+            reads=("train",),
+            plan=plan_prune,
         ),
         Stage(
             "distill",

@@ -49,6 +49,7 @@ RANKS = {
     "check": 11,
     "schema": 11,
     "run": 11,
+    "proof": 12,
     "rows": 12,
     "pipeline": 13,
     "bench": 14,

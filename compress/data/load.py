@@ -20,7 +20,7 @@ from compress.models.folder import load_tokenizer, special_ids
 
 SLICES = ("validation", "calibration")
 _SLICE_SHARE = 20
-_SLICE_LIMIT = 256
+_SLICE_LIMIT = {"validation": 256, "calibration": 1024}
 _FEW = 2 * _SLICE_SHARE
 _PIECE = 2_000
 
@@ -119,9 +119,12 @@ class RecipeData:
                 "give more text, a separator, or data.validation and data.calibration"
             )
         order = sample_order(len(documents), self.seed)
-        size = min(_SLICE_LIMIT, max(1, len(documents) // _SLICE_SHARE))
-        bounds = {name: (index * size, (index + 1) * size) for index, name in enumerate(self._taken)}
-        start, end = bounds.get(part, (len(self._taken) * size, len(documents)))
+        share = max(1, len(documents) // _SLICE_SHARE)
+        begun, bounds = 0, {}
+        for name in self._taken:
+            bounds[name] = begun, begun + min(_SLICE_LIMIT[name], share)
+            begun = bounds[name][1]
+        start, end = bounds.get(part, (begun, len(documents)))
         return [documents[index] for index in order[start:end]]
 
 

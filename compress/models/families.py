@@ -1,102 +1,20 @@
-"""The family table: where each kind of model keeps its layers, feed-forward projections and sizes. Imports no torch.
-
-One row of facts per `model_type`. Beside it only export knows families by name: which of the builder's classes takes
-each. The table is complete by itself (optimum's NormalizedConfigManager imports transformers, lacks Gemma 2 and 3, and
-names no feed-forward width).
-"""
+"""What follows from config.json and the family table: sizes, the config of a cut model, every weight's shape. No torch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from compress.models.family import Family, Weight
+from compress.models.family_table import FAMILIES
 
 Config = Mapping[str, Any]
 
 # Keys by which a mixture of experts gives itself away, under any model_type.
 _EXPERT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
-
-
-@dataclass(frozen=True)
-class ConfigKeys:
-    """Names in config.json of the sizes."""
-
-    layers: str = "num_hidden_layers"
-    ffn: str = "intermediate_size"
-    hidden: str = "hidden_size"
-    heads: str = "num_attention_heads"
-    kv_heads: str = "num_key_value_heads"
-    head_dim: str = "head_dim"
-    context: str = "max_position_embeddings"
-    vocabulary: str = "vocab_size"
-    tied: str = "tie_word_embeddings"
-
-
-@dataclass(frozen=True)
-class ModulePaths:
-    """Where the modules live: from the model (embedding, base, layers, head) or from a decoder layer (the others).
-
-    ffn_in   projections whose rows are the feed-forward columns; when `ffn_fused` there is one, and its rows are all
-             gates followed by all ups
-    ffn_out  the projection whose columns are the feed-forward columns
-    """
-
-    base: str = "model"
-    embedding: str = "model.embed_tokens"
-    layers: str = "model.layers"
-    head: str = "lm_head"
-    attention: str = "self_attn"
-    ffn: str = "mlp"
-    ffn_in: tuple[str, ...] = ("gate_proj", "up_proj")
-    ffn_out: str = "down_proj"
-    ffn_fused: bool = False
-
-
-@dataclass(frozen=True)
-class Family:
-    """The facts of one family. Biases: `always`, `never`, or the name of the config key that says so.
-
-    per_layer        config keys that hold one entry per decoder layer, cut along with the layers
-    tied             whether embedding and head are tied when config.json does not say
-    norms            normalisations of width D in a decoder layer
-    head_norms       normalisations of width head_dim in a decoder layer
-    qkv_bias, o_bias, ffn_bias  biases of the attention's inputs, of its output, of the feed-forward projections
-    """
-
-    name: str
-    keys: ConfigKeys = ConfigKeys()
-    paths: ModulePaths = ModulePaths()
-    per_layer: tuple[str, ...] = ("layer_types",)
-    tied: bool = False
-    norms: int = 2
-    head_norms: int = 0
-    qkv_bias: str = "never"
-    o_bias: str = "never"
-    ffn_bias: str = "never"
-
-
-_FUSED = ModulePaths(ffn_in=("gate_up_proj",), ffn_fused=True)
-
-FAMILIES: Mapping[str, Family] = {
-    family.name: family
-    for family in (
-        Family("llama", qkv_bias="attention_bias", o_bias="attention_bias", ffn_bias="mlp_bias"),
-        Family("mistral"),
-        Family("qwen2", qkv_bias="always"),
-        Family("qwen3", head_norms=2, qkv_bias="attention_bias", o_bias="attention_bias"),
-        Family("phi3", paths=_FUSED),
-        Family("gemma2", tied=True, norms=4, qkv_bias="attention_bias", o_bias="attention_bias"),
-        Family("gemma3_text", tied=True, norms=4, head_norms=2, qkv_bias="attention_bias", o_bias="attention_bias"),
-        Family(
-            "smollm3",
-            per_layer=("layer_types", "no_rope_layers"),
-            tied=True,
-            qkv_bias="attention_bias",
-            o_bias="attention_bias",
-            ffn_bias="mlp_bias",
-        ),
-    )
-}
+CLASSES = ("embedding", "attention", "ffn", "norm", "head")
 
 
 @dataclass(frozen=True)
@@ -113,81 +31,216 @@ class Shape:
     context: int | None
     tied: bool
 
+    @property
+    def group(self) -> int:
+        """How many query heads read one key/value head."""
+        return self.heads // self.kv_heads
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of a model: its name, its row in the table, the axis of every dimension, its layer (None: outside)."""
+
+    name: str
+    row: Weight
+    axes: tuple[str, ...]
+    layer: int | None
+    shared: bool
+
 
 def family_of(config: Config) -> Family:
     """Return the family of a config.json.
 
-    Raises ValueError for an unknown family and for a mixture of experts.
+    Raises ValueError for an unknown family, for a mixture of experts, and for a variant that the table does not describe.
     """
-    name = str(config.get("model_type"))
     known = ", ".join(FAMILIES)
+    if not config.get("model_type"):
+        raise ValueError(f"config.json has no model_type; known families: {known}")
+    name = str(config["model_type"])
     if any(isinstance(config.get(key), int) and config[key] > 1 for key in _EXPERT_KEYS):
         raise ValueError(
             f"model_type {name!r} is a mixture of experts, which cannot be pruned yet; known families: {known}"
         )
     if name not in FAMILIES:
         raise ValueError(f"model_type {name!r} is not in the family table; known families: {known}")
-    return FAMILIES[name]
+    family = FAMILIES[name]
+    for key, value in family.presumes.items():
+        if config.get(key, value) != value:
+            found, only = (json.dumps(each) for each in (config[key], value))
+            raise ValueError(f"{name} models with {key} {found} are not in the family table, only with {only}")
+    hidden = config.get(family.keys.hidden)
+    for key in family.fixed:
+        if config.get(key, hidden) not in (None, hidden):
+            raise ValueError(
+                f"{name} models with {key} {config[key]} beside a width of {hidden} are not in the family table, "
+                "only with both the same"
+            )
+    return family
 
 
 def shape_of(config: Config) -> Shape:
     """Return the sizes that a config.json declares.
 
-    Raises ValueError for an unknown family, and for a size that is missing.
+    Raises ValueError for an unknown family, and for a size that is missing or does not fit the others.
     """
     family = family_of(config)
     keys = family.keys
-    needed = (keys.layers, keys.ffn, keys.hidden, keys.heads, keys.vocabulary)
-    if missing := [key for key in needed if not isinstance(config.get(key), int)]:
-        raise ValueError(f"config.json of a {family.name} model needs a whole number for {', '.join(missing)}")
-    heads = config[keys.heads]
+    needed = [keys.layers, keys.hidden, keys.heads, keys.vocabulary] + ([] if family.default_ffn else [keys.ffn])
+    if any("positions" in row.axes for row in family.outside):
+        needed.append(keys.context)
+    if missing := [key for key in needed if not _is_size(config.get(key))]:
+        raise ValueError(f"config.json of a {family.name} model needs a whole number above 0 for {', '.join(missing)}")
+    heads, hidden = config[keys.heads], config[keys.hidden]
+    kv_heads = _declared(family, config, keys.kv_heads) or heads
+    if heads % kv_heads:
+        raise ValueError(
+            f"config.json has {heads} query heads and {kv_heads} key/value heads, which do not divide them"
+        )
+    if family.coupled and hidden % heads:
+        raise ValueError(f"config.json has a width of {hidden} and {heads} heads, which do not divide it")
     tied = config.get(keys.tied)
     return Shape(
         layers=config[keys.layers],
-        ffn=config[keys.ffn],
-        hidden=config[keys.hidden],
+        ffn=config.get(keys.ffn) or family.default_ffn * hidden,
+        hidden=hidden,
         heads=heads,
-        kv_heads=config.get(keys.kv_heads) or heads,
-        head_dim=config.get(keys.head_dim) or config[keys.hidden] // heads,
+        kv_heads=kv_heads,
+        head_dim=_declared(family, config, keys.head_dim) or hidden // heads,
         vocabulary=config[keys.vocabulary],
         context=config.get(keys.context),
         tied=family.tied if tied is None else bool(tied),
     )
 
 
-def cut_config(config: Config, kept_layers: Sequence[int], ffn: int) -> dict[str, Any]:
-    """Return the config of the model that keeps these layers, in this order, and `ffn` columns in each.
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
-    Lists with an entry per layer are cut along. A list that config.json leaves out stays out: whoever derives it from
-    the number of layers must write it down before layers are cut.
+
+def _declared(family: Family, config: Config, key: str) -> int | None:
+    """Return key/value heads or head_dim where the config says them by itself; None where they follow from the others."""
+    return None if family.coupled else config.get(key, family.defaults.get(key))
+
+
+def cut_config(config: Config, after: Shape, kept_layers: Sequence[int] | None = None) -> dict[str, Any]:
+    """Return the config of a model with the sizes `after`, which keeps these layers (None: the first ones) in this order.
+
+    Lists with an entry per layer are cut along. A list that config.json leaves out, and that follows from the number of
+    layers, stays out: whoever cuts layers must write it down before. Sizes that config.json derives from others (head_dim,
+    key/value heads, a feed-forward width of 4 times the hidden one) are written down once a cut changes what they follow from.
     """
     family, before = family_of(config), shape_of(config)
-    after = dict(config)
-    after[family.keys.layers] = len(kept_layers)
-    after[family.keys.ffn] = ffn
+    keys = family.keys
+    kept = range(after.layers) if kept_layers is None else kept_layers
+    cut = dict(config)
+    sizes = {
+        keys.layers: (before.layers, after.layers),
+        keys.hidden: (before.hidden, after.hidden),
+        keys.heads: (before.heads, after.heads),
+        keys.vocabulary: (before.vocabulary, after.vocabulary),
+    }
+    cut.update({key: new for key, (old, new) in sizes.items() if old != new})
+    cut.update({key: after.hidden for key in family.fixed if config.get(key) is not None})
+    if list(kept) != list(range(before.layers)):
+        cut.update(_lists_along(family, config, kept))
+    derived = {
+        keys.ffn: (config.get(keys.ffn) or family.default_ffn * after.hidden, after.ffn),
+        keys.kv_heads: (_declared(family, config, keys.kv_heads) or after.heads, after.kv_heads),
+        keys.head_dim: (_declared(family, config, keys.head_dim) or after.hidden // after.heads, after.head_dim),
+    }
+    cut.update({key: new for key, (old, new) in derived.items() if old != new})
+    return cut
+
+
+def _lists_along(family: Family, config: Config, kept: Sequence[int]) -> Iterator[tuple[str, Any]]:
     for key in family.per_layer:
         entries = config.get(key)
-        if isinstance(entries, list) and len(entries) >= before.layers:
-            after[key] = [entries[layer] for layer in kept_layers]
-    return after
+        if isinstance(entries, list) and len(entries) > max(kept):
+            yield key, [entries[layer] for layer in kept]
+    for key in family.patterns:
+        pattern = config.get(key) or family.defaults[key]
+        kinds = [kind for names, count in pattern for _ in range(count) for kind in names]
+        if len(kinds) > max(kept):
+            yield key, [[[kinds[layer] for layer in kept], 1]]
+
+
+def architecture_of(config: Config) -> str:
+    """Return which of the family's architectures a config.json names; the first one where it names none.
+
+    Raises ValueError for one that is not in the table.
+    """
+    family = family_of(config)
+    named = config.get("architectures") or [next(iter(family.heads))]
+    if named[0] not in family.heads:
+        raise ValueError(
+            f"{named[0]} is not in the family table; of family {family.name} it knows {', '.join(family.heads)}"
+        )
+    return str(named[0])
+
+
+def parameters_of(config: Config) -> Iterator[Parameter]:
+    """Yield every parameter that a model with this config.json has, shared ones too, outside first, then layer by layer."""
+    family, shape = family_of(config), shape_of(config)
+    architecture = architecture_of(config)
+    # An architecture that is the base itself has nothing around it.
+    base = "" if architecture.removesuffix("Model").lower() == family.base.replace("_", "") else f"{family.base}."
+    places: list[tuple[str, int | None, tuple[Weight, ...]]] = [
+        (base, None, family.outside),
+        ("", None, family.heads[architecture]),
+    ]
+    places += [(f"{base}{family.layers}.{index}.", index, family.layer) for index in range(shape.layers)]
+    for prefix, layer, rows in places:
+        for row in rows:
+            weight_shared = shape.tied and row.tied in ("weight", "both")
+            yield Parameter(f"{prefix}{row.path}.{row.leaf}", row, row.axes, layer, weight_shared)
+            if has_bias(config, row):
+                bias_shared = shape.tied and row.tied == "both"
+                yield Parameter(f"{prefix}{row.path}.bias", row, (row.bias_axis,), layer, bias_shared)
+
+
+def has_bias(config: Config, row: Weight) -> bool:
+    """Say whether the module of a row has a bias in a model with this config.json."""
+    if row.bias in ("always", "never"):
+        return row.bias == "always"
+    family = FAMILIES[str(config["model_type"])]
+    return bool(config.get(row.bias, row.bias in family.on))
+
+
+def axis_sizes(config: Config) -> dict[str, int]:
+    """Return how long a dimension of each axis is."""
+    family, shape = family_of(config), shape_of(config)
+    q, kv = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    labels = config.get("id2label")
+    return {
+        "vocab": shape.vocabulary,
+        "hidden": shape.hidden,
+        "ffn": shape.ffn,
+        "q": q,
+        "kv": kv,
+        "qkv": q + 2 * kv,
+        "qkv_by_head": 3 * q,
+        "gate_up": 2 * shape.ffn,
+        "head": shape.head_dim,
+        "positions": (shape.context or 0) + family.extra_positions,
+        "types": config.get("type_vocab_size", 2),
+        "labels": len(labels) if labels else config.get("num_labels", 2),
+    }
+
+
+def parameter_shapes(config: Config) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every parameter, shared ones too."""
+    sizes = axis_sizes(config)
+    return {each.name: tuple(sizes[axis] for axis in each.axes) for each in parameters_of(config)}
 
 
 def count_parameters(config: Config) -> dict[str, int]:
     """Return the number of parameters by class: embedding, attention, ffn, norm, head. A tied head counts 0."""
-    family, shape = family_of(config), shape_of(config)
-
-    def bias(rule: str) -> bool:
-        return rule == "always" or (rule != "never" and bool(config.get(rule)))
-
-    queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    attention = 2 * shape.hidden * (queries + keys)
-    attention += bias(family.qkv_bias) * (queries + 2 * keys) + bias(family.o_bias) * shape.hidden
-    ffn = 3 * shape.hidden * shape.ffn + bias(family.ffn_bias) * (2 * shape.ffn + shape.hidden)
-    norms = family.norms * shape.hidden + family.head_norms * shape.head_dim
-    return {
-        "embedding": shape.vocabulary * shape.hidden,
-        "attention": shape.layers * attention,
-        "ffn": shape.layers * ffn,
-        "norm": shape.layers * norms + shape.hidden,
-        "head": 0 if shape.tied else shape.vocabulary * shape.hidden,
-    }
+    sizes = axis_sizes(config)
+    counts = dict.fromkeys(CLASSES, 0)
+    for parameter in parameters_of(config):
+        if parameter.shared:
+            continue
+        product = 1
+        for axis in parameter.axes:
+            product *= sizes[axis]
+        counts[parameter.row.kind] += product
+    return counts

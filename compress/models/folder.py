@@ -13,6 +13,8 @@ from compress.errors import ArtifactError
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+# Which tokens a cut vocabulary kept, see vocabulary.py: it goes wherever the tokenizer goes.
+MAP_FILE = "vocabulary_map.json"
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -22,6 +24,7 @@ TOKENIZER_FILES = (
     "merges.txt",
     "tokenizer.model",
     "chat_template.jinja",
+    MAP_FILE,
 )
 
 
@@ -118,19 +121,21 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def load_model(folder: Path, device: str = "cpu") -> Any:
-    """Return the causal language model of a folder, float32, in eval mode, from local files alone.
+    """Return the model of a folder, float32, in eval mode, from local files alone: a causal language model, or what the
+    architecture of a family in the table names.
 
     Raises ArtifactError when weights are missing or do not fit the config.
     """
     import torch
     from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM
     from transformers.utils import logging
+
+    from compress.models.skeleton import model_class
 
     logging.disable_progress_bar()
     weight_files(folder)
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
+        model, report = model_class(read_config(folder)).from_pretrained(
             folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:

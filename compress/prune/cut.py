@@ -1,108 +1,197 @@
-"""The surgery: take decoder layers and feed-forward columns out of a model in place, and rewrite its config to match.
+"""The surgery: fill an empty model of the cut config with the kept rows and columns of the uncut one's weights.
 
-Memory: in place, so the peak is the uncut model plus one feed-forward projection.
+What belongs to which axis is said by the family table alone. The new model's own class builds its modules, so that head
+counts, splits, scales and caches are right by construction, and a shape that does not fit cannot be filled in.
+
+Memory: a layer is copied as it is cut and the uncut one let go, so the peak is the uncut model plus one layer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import torch_pruning
-from torch import nn
+from torch import Tensor, nn
 
-from compress.models.families import Family, cut_config, family_of, shape_of
+from compress.models.families import Parameter, Shape, cut_config, family_of, parameters_of, shape_of
+from compress.models.skeleton import empty_model
+from compress.prune.tokenizer import remap_ids
 
-
-def cut_layers(model: Any, kept: Sequence[int]) -> None:
-    """Keep only these decoder layers, in this order; attention modules are renumbered so that caches work."""
-    config = model.config.to_dict()
-    family = family_of(config)
-    layers = model.get_submodule(family.paths.layers)
-    parent_path, _, name = family.paths.layers.rpartition(".")
-    remaining = nn.ModuleList(layers[index] for index in kept)
-    for index, layer in enumerate(remaining):
-        numbered: list[Any] = [module for module in layer.modules() if hasattr(module, "layer_idx")]
-        for module in numbered:
-            module.layer_idx = index
-    setattr(model.get_submodule(parent_path), name, remaining)
-    _rewrite(model, config, cut_config(config, kept, shape_of(config).ffn))
+Indices = Sequence[int]
+# Axes of which the whole model keeps the same, and their sizes in Shape.
+_WHOLE = (("layers", "layers"), ("hidden", "hidden"), ("vocab", "vocabulary"))
 
 
-def cut_ffn(model: Any, kept: Sequence[Sequence[int]]) -> None:
-    """Keep only these feed-forward columns: one ascending list per decoder layer, all of one length.
+@dataclass(frozen=True)
+class Kept:
+    """Which parts stay, each an ascending list of indices of the uncut model; None where an axis is whole.
 
-    Raises ValueError when the lists do not fit the model.
+    ffn, heads and kv_heads have a list for each kept layer, all of one length; heads and kv_heads stand together.
+    Query head h reads key/value head h // (heads / kv_heads), before and after.
     """
-    config = model.config.to_dict()
-    family, shape = family_of(config), shape_of(config)
-    layers: nn.ModuleList = model.get_submodule(family.paths.layers)
-    widths = {len(columns) for columns in kept}
-    if len(kept) != len(layers) or len(widths) != 1:
-        raise ValueError(
-            f"needs {len(layers)} lists of columns, all of one length, got {len(kept)} of lengths {sorted(widths)}"
-        )
-    for layer, columns in zip(layers, kept, strict=True):
-        ffn = layer.get_submodule(family.paths.ffn)
-        removed = sorted(set(range(shape.ffn)) - set(columns))
-        if not removed:
+
+    layers: Indices | None = None
+    ffn: Sequence[Indices] | None = None
+    heads: Sequence[Indices] | None = None
+    kv_heads: Sequence[Indices] | None = None
+    hidden: Indices | None = None
+    vocab: Indices | None = None
+
+
+class Cut:
+    """A cut at work: `model` is the cut model, whose weights are filled in piece by piece from the uncut one.
+
+    Where tokens go, the ids of special tokens in its config and generation config are their new ones.
+
+    Raises ValueError where the kept parts do not fit the model, or its family refuses their sizes.
+    """
+
+    def __init__(self, uncut: Any, kept: Kept) -> None:
+        config = uncut.config.to_dict()
+        self.uncut, self.kept, self.before = uncut, kept, shape_of(config)
+        self.layers = list(range(self.before.layers) if kept.layers is None else kept.layers)
+        self.after = sizes_of(kept, self.before)
+        family = family_of(config)
+        if family.coupled and self.after.hidden != self.after.heads * self.after.head_dim:
+            raise ValueError(
+                f"heads and hidden shrink together in family {family.name}: {self.after.heads} heads need a width of "
+                f"{self.after.heads * self.after.head_dim}, got {self.after.hidden}"
+            )
+        self.config = cut_config(config, self.after, self.layers)
+        self.config.update(_special_ids(config, kept.vocab, self.before.vocabulary))
+        if family.pad_position and self.config["pad_token_id"] != config["pad_token_id"]:
+            raise ValueError(
+                f"vocab: {family.name} counts positions from pad_token_id {config['pad_token_id']}; keep every token before it"
+            )
+        self.model = empty_model(self.config, uncut.config._attn_implementation)
+        for buffer in (each for each in self.model.buffers() if each.is_floating_point()):
+            buffer.data = buffer.to(uncut.device, uncut.dtype)
+        if getattr(uncut, "generation_config", None) is not None:
+            self.model.generation_config = copy.deepcopy(uncut.generation_config)
+            generation = uncut.generation_config.to_dict()
+            for key, value in ({} if kept.vocab is None else remap_ids(generation, kept.vocab)).items():
+                setattr(self.model.generation_config, key, value)
+        base = uncut.get_submodule(family.base) if hasattr(uncut, family.base.partition(".")[0]) else uncut
+        self._uncut_layers: Any = base.get_submodule(family.layers)
+
+    def run(self) -> Any:
+        """Fill in everything, layer by layer, and return the cut model."""
+        self.fill_outside()
+        for index in range(self.before.layers):
+            if index in self.layers:
+                self.fill_layer(self.layers.index(index))
+            self.release(index)
+        return self.model
+
+    def fill_outside(self) -> None:
+        """Fill everything outside the layers: embeddings, last normalisation, head."""
+        for parameter in parameters_of(self.config):
+            if parameter.layer is None and not parameter.shared:
+                self._fill(parameter, parameter.name, 0)
+        self.model.tie_weights()
+
+    def fill_layer(self, position: int) -> None:
+        """Fill the layer that stands at `position` in the cut model."""
+        for parameter in parameters_of(self.config):
+            if parameter.layer == position:
+                # The rest of the path may hold numbers too: only the layer's own, the last one before the row, is changed.
+                end = f"{position}.{parameter.row.path}."
+                prefix, _, leaf = parameter.name.rpartition(end)
+                self._fill(parameter, f"{prefix}{self.layers[position]}.{parameter.row.path}.{leaf}", position)
+
+    def release(self, index: int) -> None:
+        """Let go of a layer of the uncut model, which is broken then."""
+        self._uncut_layers[index] = nn.Identity()
+
+    def _fill(self, parameter: Parameter, source_name: str, position: int) -> None:
+        kept: Tensor = self.uncut.get_parameter(source_name).detach()
+        for dimension, axis in enumerate(parameter.axes):
+            index = self.index(axis, position)
+            if index is not None:
+                kept = kept.index_select(dimension, index.to(kept.device))
+        path, _, leaf = parameter.name.rpartition(".")
+        module = self.model.get_submodule(path)
+        needed = getattr(module, leaf).shape
+        if kept.shape != needed:
+            raise ValueError(f"{parameter.name} would be {tuple(kept.shape)}, the cut model needs {tuple(needed)}")
+        setattr(module, leaf, nn.Parameter(kept))
+
+    def index(self, axis: str, position: int) -> Tensor | None:
+        """Return which entries of an axis stay in the layer at `position` of the cut model; None where all do."""
+        kept, before = self.kept, self.before
+        if axis in ("hidden", "vocab"):
+            chosen: Indices | None = getattr(kept, axis)
+            return None if chosen is None else torch.tensor(chosen)
+        if axis in ("ffn", "gate_up") and kept.ffn is not None:
+            columns = torch.tensor(kept.ffn[position])
+            return columns if axis == "ffn" else torch.cat([columns, columns + before.ffn])
+        if axis in ("q", "kv", "qkv", "qkv_by_head") and kept.heads is not None and kept.kv_heads is not None:
+            q, kv = (_rows(heads[position], before.head_dim) for heads in (kept.heads, kept.kv_heads))
+            queries, keys = before.heads * before.head_dim, before.kv_heads * before.head_dim
+            together = torch.cat([q, queries + kv, queries + keys + kv])
+            by_head = _rows(kept.heads[position], 3 * before.head_dim)
+            return {"q": q, "kv": kv, "qkv": together, "qkv_by_head": by_head}[axis]
+        return None
+
+
+def _rows(heads: Indices, width: int) -> Tensor:
+    return (torch.tensor(heads)[:, None] * width + torch.arange(width)).flatten()
+
+
+def _special_ids(config: Mapping[str, Any], kept: Indices | None, vocabulary: int) -> dict[str, Any]:
+    """Return the new ids of special tokens; an id that the uncut model has no token for stays as it is."""
+    if kept is None:
+        return {}
+    position = {token: index for index, token in enumerate(kept)}
+
+    def renumbered(key: str, value: Any) -> Any:
+        if isinstance(value, list):
+            return [renumbered(key, each) for each in value]
+        if not isinstance(value, int) or not 0 <= value < vocabulary:
+            return value
+        if value not in position:
+            raise ValueError(f"vocab: token {value} must stay, config.json names it as {key}")
+        return position[value]
+
+    return {key: renumbered(key, value) for key, value in config.items() if key.endswith("_token_id")}
+
+
+def sizes_of(kept: Kept, before: Shape) -> Shape:
+    """Return the sizes of what is kept.
+
+    Raises ValueError where the lists do not fit the model or each other.
+    """
+    sizes: dict[str, Any] = {}
+    for axis, field in _WHOLE:
+        chosen: Indices | None = getattr(kept, axis)
+        if chosen is not None:
+            sizes[field] = _size(axis, [chosen], getattr(before, field))
+    if (kept.heads is None) != (kept.kv_heads is None):
+        raise ValueError("heads and kv_heads stand together; give both")
+    for axis in ("ffn", "heads", "kv_heads"):
+        lists: Sequence[Indices] | None = getattr(kept, axis)
+        if lists is None:
             continue
-        if family.paths.ffn_fused:
-            cut_by_slicing(ffn, family, columns)
-        else:
-            cut_by_graph(ffn, family, removed, shape.hidden)
-    _rewrite(model, config, cut_config(config, range(shape.layers), widths.pop()))
+        if len(lists) != (layers := sizes.get("layers", before.layers)):
+            raise ValueError(f"{axis}: needs a list for each of {layers} layers, got {len(lists)}")
+        sizes[axis] = _size(axis, lists, getattr(before, axis))
+    for layer, (heads, kv_heads) in enumerate(zip(kept.heads or (), kept.kv_heads or (), strict=True)):
+        each = len(heads) // len(kv_heads)
+        if [head // before.group for head in heads] != [head for head in kv_heads for _ in range(each)]:
+            raise ValueError(
+                f"heads: layer {layer} keeps query heads {list(heads)} for key/value heads {list(kv_heads)}, "
+                "which do not read them in equal numbers"
+            )
+    return replace(before, **sizes)
 
 
-def cut_by_graph(ffn: Any, family: Family, removed: Sequence[int], hidden: int) -> None:
-    """Remove columns of one feed-forward module with the group that torch-pruning's dependency graph finds.
-
-    The graph is built on this module alone, with two tokens. Fused gates are not for it: it does not know their halves.
-
-    Raises ValueError when the group does not hold every projection: the family table is wrong then.
-    """
-    first = ffn.get_submodule(family.paths.ffn_in[0])
-    parameter = first.weight
-    example = torch.zeros(1, 2, hidden, dtype=parameter.dtype, device=parameter.device)
-    with torch.enable_grad():
-        graph = torch_pruning.DependencyGraph().build_dependency(ffn, example_inputs=example)
-        group = graph.get_pruning_group(first, torch_pruning.prune_linear_out_channels, list(removed))
-    found = {dependency.target.module for dependency, _ in group}
-    expected = {ffn.get_submodule(name) for name in (*family.paths.ffn_in, family.paths.ffn_out)}
-    if not expected <= found:
-        raise ValueError(f"the dependency graph of {type(ffn).__name__} misses a projection of family {family.name}")
-    group.prune()
-
-
-def cut_by_slicing(ffn: Any, family: Family, columns: Sequence[int]) -> None:
-    """Keep columns of one feed-forward module by slicing its projections; a fused one has all gates, then all ups."""
-    outgoing = ffn.get_submodule(family.paths.ffn_out)
-    width = outgoing.weight.shape[1]
-    index = torch.tensor(list(columns), dtype=torch.long, device=outgoing.weight.device)
-    rows = torch.cat([index, index + width]) if family.paths.ffn_fused else index
-    for name in family.paths.ffn_in:
-        _slice_linear(ffn.get_submodule(name), rows, 0)
-    _slice_linear(outgoing, index, 1)
-
-
-def _slice_linear(linear: nn.Module, index: torch.Tensor, axis: int) -> None:
-    if not isinstance(linear, nn.Linear):
-        raise ValueError(f"a Linear is needed to cut, found {type(linear).__name__}")
-    kept = linear.weight.detach().index_select(axis, index)
-    linear.weight = nn.Parameter(kept, requires_grad=linear.weight.requires_grad)
-    linear.out_features, linear.in_features = kept.shape
-    if axis == 0 and linear.bias is not None:
-        linear.bias = nn.Parameter(linear.bias.detach().index_select(0, index), requires_grad=linear.bias.requires_grad)
-
-
-def _rewrite(model: Any, before: dict[str, Any], after: dict[str, Any]) -> None:
-    for key, value in after.items():
-        if before.get(key) != value:
-            setattr(model.config, key, value)
-    width = after[family_of(after).keys.ffn]
-    ffn_key = family_of(after).keys.ffn
-    for module in model.modules():
-        # The feed-forward modules keep a copy of their width.
-        if isinstance(getattr(module, ffn_key, None), int):
-            setattr(module, ffn_key, width)
+def _size(axis: str, lists: Sequence[Indices], size: int) -> int:
+    lengths = {len(each) for each in lists}
+    if len(lengths) != 1:
+        raise ValueError(f"{axis}: every layer must keep equally many, got {sorted(lengths)}")
+    if any(not each or list(each) != sorted(set(each)) or not 0 <= each[0] <= each[-1] < size for each in lists):
+        raise ValueError(f"{axis}: needs ascending indices from 0 to {size - 1}")
+    return lengths.pop()

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import Field
 
-from compress.models.families import FAMILIES
+from compress.models.family_table import FAMILIES
 from compress.options import Options
 
 Block = Literal[16, 32, 64, 128, 256]
