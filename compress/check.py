@@ -109,6 +109,7 @@ def _steps(recipe: Recipe, origins: dict[str, Origin]) -> dict[str, Config | Non
     """Check step by step, with the config that each will give; return the configs."""
     configs = {name: origin.config for name, origin in origins.items()}
     quantized = {name for name, origin in origins.items() if origin.quantized}
+    uncut = {name: origin.map.size for name, origin in origins.items() if origin.map}
     for step in recipe.steps:
         config = configs.get(step.source)
         if step.source in quantized and not step.stage.quantized_source:
@@ -122,9 +123,11 @@ def _steps(recipe: Recipe, origins: dict[str, Origin]) -> dict[str, Config | Non
             asked = [("teacher", configs["teacher"])] if step.stage.teacher else []
             _length(recipe, step, step.options.length, [(step.source, config), *asked])
         if step.stage.teacher:
-            _vocabulary(recipe, step, configs, origins)
+            _vocabulary(recipe, step, configs, origins, uncut)
         if step.gives == "torch":
             configs[step.id] = after
+            if before := _uncut(step, uncut, config, after):
+                uncut[step.id] = before
     return configs
 
 
@@ -152,11 +155,26 @@ def _context(config: Config | None) -> int | None:
     return found if isinstance(found, int) else None
 
 
-def _vocabulary(recipe: Recipe, step: Step, configs: dict[str, Config | None], origins: dict[str, Origin]) -> None:
+def _uncut(step: Step, uncut: dict[str, int], before: Config | None, after: Config | None) -> int | None:
+    """Return how many tokens there were before the first cut of the vocabulary that a step gives; None where it is whole."""
+    if step.source in uncut or not before or not after or before.get("vocab_size") == after.get("vocab_size"):
+        return uncut.get(step.source)
+    return before.get("vocab_size")
+
+
+def _vocabulary(
+    recipe: Recipe,
+    step: Step,
+    configs: dict[str, Config | None],
+    origins: dict[str, Origin],
+    uncut: dict[str, int],
+) -> None:
     teacher, student = configs["teacher"], configs.get(step.source)
     if not teacher or not student:
         return
     sizes = teacher.get("vocab_size"), student.get("vocab_size")
+    if step.source in uncut and uncut[step.source] in (sizes[0], uncut.get("teacher")):
+        sizes = sizes[0], sizes[0]  # a cut student asks the teacher for the tokens that it still has
     if sizes[0] != sizes[1]:
         message = (
             f"the teacher has {sizes[0]} tokens, '{step.source}' has {sizes[1]}; both need the same tokenizer. "

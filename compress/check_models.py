@@ -13,6 +13,7 @@ from compress.errors import ArtifactError
 from compress.models.folder import SpecialIds, read_config, special_ids, weight_files
 from compress.models.options import StudentOptions, TeacherOptions
 from compress.models.origin import local_folder, peek_config
+from compress.models.vocabulary import VocabularyMap, read_map
 from compress.overrides import is_folder
 from compress.recipe import Recipe
 
@@ -24,11 +25,13 @@ _BIN = "pytorch_model*.bin"
 
 @dataclass(frozen=True)
 class Origin:
-    """Teacher or start. No folder: a hub model, or random weights. No config: it is not known here."""
+    """Teacher or start. No folder: a hub model, or random weights. No config: it is not known here. A map: its vocabulary
+    was cut."""
 
     part: str
     config: Config | None = None
     folder: Path | None = None
+    map: VocabularyMap | None = None
 
     @property
     def quantized(self) -> bool:
@@ -44,11 +47,11 @@ def look_at(recipe: Recipe, notes: list[str]) -> dict[str, Origin]:
     if "student" in recipe.broken or ("teacher" in recipe.broken and student.init):
         start = Origin("student")
     elif student.init == "teacher":
-        start = Origin("teacher", teacher.config, teacher.folder)
+        start = teacher
     elif student.init == "scratch":
         vocabulary = student.vocab or (teacher.config or {}).get("vocab_size")
         config = scratch_config(student, vocabulary) if vocabulary else None
-        start = Origin("student", config, None if student.vocab else teacher.folder)
+        start = Origin("student", config) if student.vocab else Origin("student", config, teacher.folder, teacher.map)
     else:
         start = _origin(recipe, "student", student, notes)
     return {"teacher": teacher, "start": start}
@@ -71,14 +74,14 @@ def _origin(recipe: Recipe, part: str, options: TeacherOptions | StudentOptions,
         return Origin(part, config)
     if options.revision:
         document.complain((part, "revision"), f"{part}.revision is for models of the hub; {folder} is a folder")
-    config = None
+    config, cut = None, None
     try:
-        config = read_config(folder)
+        config, cut = read_config(folder), read_map(folder)
         for problem in _missing_files(folder):
             document.complain(path, f"{part}.{path[1]}: {problem}")
     except ArtifactError as error:
         document.complain(path, f"{part}.{path[1]}: {error}")
-    return Origin(part, config, folder)
+    return Origin(part, config, folder, cut)
 
 
 def _missing_files(folder: Path) -> Iterator[str]:
@@ -138,7 +141,11 @@ def different_tokenizers(recipe: Recipe, origins: dict[str, Origin]) -> str:
         return "student.vocab makes a tokenizer of its own, but distill needs the teacher's; leave student.vocab out"
     folders = [origin.folder for origin in origins.values() if origin.folder is not None]
     files = [folder / "tokenizer.json" for folder in folders]
-    if len(files) < 2 or not all(file.is_file() for file in files) or sha256_of(files[0]) == sha256_of(files[1]):
+    if len(files) < 2 or not all(file.is_file() for file in files):
+        return ""
+    digests, cut = [sha256_of(file) for file in files], origins["start"].map
+    known = {digests[0], *([origins["teacher"].map.tokenizer_sha256] if origins["teacher"].map else [])}
+    if digests[0] == digests[1] or (cut is not None and cut.tokenizer_sha256 in known):
         return ""
     return f"teacher and student have different tokenizers ({files[0]}, {files[1]}); distill needs the same one"
 

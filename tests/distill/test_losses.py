@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from compress.distill.losses import forward_kl, mix
+from compress.distill.losses import forward_kl, gather_chances, mix
 from tests.references.training import slow_forward_kl
 
 
@@ -72,3 +72,15 @@ def test_mix_weighs_its_terms():
     terms = {"forward_kl": torch.tensor(2.0), "cross_entropy": torch.tensor(5.0)}
     assert float(mix(terms, {"forward_kl": 0.9, "cross_entropy": 0.1})) == pytest.approx(2.3)
     assert float(mix(terms, {"cross_entropy": 2.0})) == pytest.approx(10.0)
+
+
+def test_gathered_chances_are_those_of_the_tokens_that_go_there():
+    torch.manual_seed(0)
+    logits = torch.randn(2, 3, 6) * 5 + 300
+    to = torch.tensor([0, 2, 2, 0, -1, 1])
+    chances = torch.softmax(logits.double() / 2.0, -1)
+    expected = torch.stack([chances[..., [0, 3]].sum(-1), chances[..., 5], chances[..., [1, 2]].sum(-1)], -1)
+    found = torch.softmax(gather_chances(logits, to, 3, temperature=2.0).double() / 2.0, -1)
+    assert torch.allclose(found, expected / expected.sum(-1, keepdim=True), atol=1e-6)
+    assert torch.allclose(gather_chances(logits, torch.arange(6), 6).softmax(-1), logits.softmax(-1), atol=1e-6)
+    assert torch.isfinite(gather_chances(logits, to, 5)).all()

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer, models
 
 from compress.distill import stage
 from compress.distill.options import DistillOptions
 from compress.errors import StageError
-from compress.models.folder import load_model
+from compress.models.folder import load_model, save_model
+from compress.models.vocabulary import VocabularyMap, map_after, read_map
 from compress.train.options import TrainOptions
 from compress.train.stage import run as train
 from compress.training import loop
@@ -131,6 +135,48 @@ def test_a_resume_equals_a_straight_run(teacher, student, tmp_path, monkeypatch)
     assert hashes(tmp_path / "a" / "target") == hashes(tmp_path / "b" / "target")
 
 
+KEPT = [0, 1, 2, *range(5, 60, 2)]
+BEGINS = [KEPT.index(index) if index in KEPT else index % 7 if index < 50 else -1 for index in range(60)]
+
+
+def cut_student(teacher, folder, kept):
+    """Write the teacher with the tokens `kept` alone, and the map of them."""
+    model = load_model(teacher)
+    rows = model.get_input_embeddings().weight.data[kept].clone()
+    model.resize_token_embeddings(len(kept))
+    model.get_input_embeddings().weight.data.copy_(rows)
+    save_model(model, folder, teacher)
+    words = {f"w{index}": place for place, index in enumerate(kept)}
+    Tokenizer(models.WordLevel(words, unk_token="w0")).save(str(folder / "tokenizer.json"))
+    map_after(teacher, kept, BEGINS).write(folder)
+    return folder
+
+
+def test_a_student_with_fewer_tokens_learns_from_the_teachers_columns(teacher, tmp_path):
+    kept = KEPT
+    student = cut_student(teacher, tmp_path / "cut", kept)
+    data = Data()
+    for name, part in data.parts.items():
+        data.parts[name] = dataclasses.replace(part, ids=part.ids % len(kept))
+    options = OPTIONS.model_copy(update={"loss": "forward_kl", "tokens": 4 * LENGTH, "learning_rate": 1e-9})
+    stage.run(options, context(tmp_path / "a", student, data, teacher=teacher))
+    assert read_map(tmp_path / "a" / "target") == read_map(student)
+
+    other = cut_student(write_model(tmp_path / "other", seed=7), tmp_path / "other-cut", kept)
+    options = options.model_copy(update={"temperature": 2.0})
+    ctx = context(tmp_path / "b", other, data, teacher=teacher)
+    found = stage.run(options, ctx).facts["first_loss"]
+    examples = loop.load_examples(ctx, options)
+    ids = torch.stack([loop.WindowSequence(examples, 4, 0)[index]["input_ids"] for index in range(4)]).numpy()
+    counted = np.ones((4, LENGTH - 1), dtype=bool)
+    chances = np.exp(logits_of(teacher, np.array(kept)[ids]).astype(np.float64) / 2.0)
+    gathered = np.zeros((*chances.shape[:-1], len(kept)))
+    for index, begin in enumerate(BEGINS):
+        gathered[..., begin] += chances[..., index] * (begin >= 0)
+    asked = 2.0 * np.log(gathered)
+    assert found == pytest.approx(slow_forward_kl(logits_of(other, ids), asked, counted, 2.0) / counted.sum(), rel=1e-5)
+
+
 def test_other_tokens_are_refused_before_any_weight_is_loaded(teacher, student, tmp_path, monkeypatch):
     monkeypatch.setattr(stage, "load_model", lambda *_: pytest.fail("weights were loaded"))
     with pytest.raises(StageError, match="distill needs a teacher, the recipe has none; add teacher"):
@@ -144,4 +190,9 @@ def test_other_tokens_are_refused_before_any_weight_is_loaded(teacher, student, 
     same_size = write_model(tmp_path / "same-size")
     (same_size / "tokenizer.json").write_text(text)
     with pytest.raises(StageError, match=r"teacher and student have different tokenizer\.json"):
+        stage.run(OPTIONS, context(tmp_path, same_size, teacher=teacher))
+    VocabularyMap("0" * 64, 60, tuple(range(60)), tuple(range(60))).write(same_size)
+    with pytest.raises(
+        StageError, match=r"^distill: the student's vocabulary was cut from another one than the teacher's"
+    ):
         stage.run(OPTIONS, context(tmp_path, same_size, teacher=teacher))
