@@ -53,5 +53,5 @@ def _verb(stage: Stage, definitions: dict[str, Any]) -> dict[str, Any]:
     }
     # a verb without options may stand alone: `- export:`
     return {"description": stage.summary} | (
-        options if options.get("required") else {"anyOf": [options, {"type": "null"}]}
+        options if options.get("required") or options.get("oneOf") else {"anyOf": [options, {"type": "null"}]}
     )

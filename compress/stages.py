@@ -55,7 +55,7 @@ def _rows() -> tuple[Stage, ...]:
         ),
         Stage(
             "prune",
-            "cut layers, feed-forward columns, heads, hidden width and tokens that matter least, and repair the rest",
+            "cut layers, feed-forward, heads, width and tokens that matter least, and repair the rest",
             PruneOptions,
             "compress.prune.stage:run",
             revision=2,

@@ -20,7 +20,7 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 SCHEMA = recipe_schema()
 TYPES = {"object": dict, "array": list, "string": str, "boolean": bool, "null": type(None)}
 KNOWN = {"$ref", "$defs", "$schema", "title", "description", "default", "type", "properties", "required", "additionalProperties",
-         "anyOf", "enum", "const", "items", "minItems", "minLength", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum",
+         "anyOf", "oneOf", "enum", "const", "items", "minItems", "minLength", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum",
          "pattern", "minProperties", "maxProperties", "propertyNames"}  # fmt: skip
 
 
@@ -37,6 +37,8 @@ def fits(value: Any, schema: Any) -> bool:
     if "$ref" in schema:
         return fits(value, SCHEMA["$defs"][schema["$ref"].rpartition("/")[2]])
     if "anyOf" in schema and not any(fits(value, part) for part in schema["anyOf"]):
+        return False
+    if "oneOf" in schema and sum(fits(value, part) for part in schema["oneOf"]) != 1:
         return False
     if "const" in schema and (value != schema["const"] or type(value) is not type(schema["const"])):
         return False
@@ -127,6 +129,8 @@ def test_shipped_recipes_are_valid(path):
     [
         "teacher: {builtin: storyteller, model: 1}",
         "stages: [{prune: {}}]",
+        "stages: [{prune: null}]",
+        "stages: [{prune: {remove: {ffn: 1}, keep: {parameters: 0.5}}}]",
         "stages: [{quantize: {bits: 3}}]",
         "stages: [{export: {id: a}}]",
         "stages: [{export: null, prune: {remove: {layers: 1}}}]",
