@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
+from compress.benchmark.bits_per_byte import unreadable
 from compress.benchmark.measure import measure
 from compress.benchmark.options import BenchmarkOptions, LatencyOptions
 from compress.benchmark.size import parameters, size_bytes
@@ -38,11 +41,12 @@ def measure_one(
     options = BenchmarkOptions(agreement=teacher is not None, latency=LatencyOptions(threads=threads))
     places = {folder: folder.resolve().name} if teacher is None else {teacher: TEACHER, folder: _name(folder)}
     formats = {place: format_of(place) for place in places}
+    left_out = _left_out(data, places, options) if text else frozenset()
     rows = []
     for place, identity in places.items():
         with listener.task(f"measuring {identity}") as progress:
             corpus = data("evaluation", place) if text else None
-            found = measure(place, options, corpus, teacher, progress)
+            found = measure(place, options, corpus, teacher, left_out, progress)
         rows.append(
             {
                 "id": identity,
@@ -67,6 +71,11 @@ def measure_one(
         "stages": [],
         "limits": [],
     }
+
+
+def _left_out(data: RecipeData, folders: Iterable[Path], options: BenchmarkOptions) -> frozenset[int]:
+    read, bits = partial(data, "evaluation"), options.bits_per_byte
+    return unreadable(read, folders, bits.documents) if bits else frozenset()
 
 
 def _name(folder: Path) -> str:

@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from compress.check_models import Origin, different_tokenizers, has_chat_template, look_at, special_tokens
-from compress.data.options import Source
+from compress.check_sizes import cut_words
+from compress.data.columns import columns_of
+from compress.data.options import COLUMNS, Source
 from compress.document import PathKey
 from compress.errors import ArtifactError, RecipeError, StageError
+from compress.models.kind import is_causal
 from compress.overrides import is_folder
 from compress.recipe import Recipe, Step, read_draft
 from compress.stages import STAGES
@@ -50,6 +53,16 @@ def check(recipe: Recipe) -> list[str]:
     return list(dict.fromkeys(notes))
 
 
+def forecasts(recipe: Recipe) -> list[str]:
+    """Return what each step of a recipe without problems will cut; empty where it cuts nothing or a config is not known here."""
+    configs = _steps(recipe, look_at(recipe, []))
+    pairs = [(configs.get(step.source), configs.get(step.id)) for step in recipe.steps]
+    return [
+        cut_words(before, after) if step.word == "prune" and before and after else ""
+        for step, (before, after) in zip(recipe.steps, pairs, strict=True)
+    ]
+
+
 def _data(recipe: Recipe, notes: list[str]) -> None:
     data = recipe.head.data
     for part in _PARTS:
@@ -59,6 +72,7 @@ def _data(recipe: Recipe, notes: list[str]) -> None:
         if source.dataset:
             notes.append(f"data.{part}: {source.dataset} is a dataset of the hub; it is first looked at in the run")
         _files(recipe, ("data", part, "files"), source)
+        _columns(recipe, part, source)
         if part in _LEARNED and source == data.evaluation:
             notes.append(
                 f"data.{part} and data.evaluation are the same text: what is measured on it looks better than it is"
@@ -83,6 +97,34 @@ def _files(recipe: Recipe, path: PathKey, source: Source) -> None:
         except (StageError, OSError, ValueError) as error:
             good = False
             recipe.document.complain(place, str(error))
+
+
+def _columns(recipe: Recipe, part: str, source: Source) -> None:
+    """Refuse a column that is named and is not there, as far as the heads of files say, and labels where nobody reads them."""
+    path = ("data", part)
+    if source.label and part in _LEARNED:
+        message = f"data.{part}.label: labels are read of data.evaluation alone, to measure accuracy; leave it out"
+        recipe.document.complain((*path, "label"), message)
+    named = [(name, column) for name in COLUMNS if (column := getattr(source, name))]
+    if not named or not source.files or any(known[:2] == path for known in recipe.document.unread):
+        return
+    # what reads the files also imports numpy
+    from compress.data.sources import expand_files
+
+    try:
+        files = expand_files(source)
+    except (StageError, OSError, ValueError):
+        return
+    heads = ((file, found) for file in files if (found := columns_of(file)) is not None)
+    for file, found in heads:
+        missing = [(name, column) for name, column in named if column not in found]
+        for name, column in missing:
+            message = (
+                f"data.{part}.{name}: {file} has no column '{column}'; the columns are {', '.join(map(repr, found))}"
+            )
+            recipe.document.complain((*path, name), message)
+        if missing:
+            return
 
 
 def _tokens_and_templates(recipe: Recipe, origins: dict[str, Origin]) -> None:
@@ -192,7 +234,11 @@ def _benchmark(recipe: Recipe, configs: dict[str, Config | None], notes: list[st
         return
     if recipe.head.data.evaluation is None and "data" not in recipe.broken:
         notes.append("no data.evaluation: quality is not measured")
-    contexts = [(context, name) for name, config in configs.items() if (context := _context(config))]
+    contexts = [
+        (context, name)
+        for name, config in configs.items()
+        if config is not None and is_causal(config) and (context := _context(config))
+    ]
     if not contexts:
         return
     context, name = min(contexts, key=lambda found: found[0])

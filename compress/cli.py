@@ -114,14 +114,17 @@ def check(recipe: RecipePath, overrides: Set = None) -> None:
     compress check quickstart.yaml
     compress check quickstart.yaml --set stages.int4.block=64
     """
-    from compress.check import open_recipe
+    from compress.check import forecasts, open_recipe
 
     read, notes = open_recipe(recipe, overrides or ())
     for note in notes:
         typer.echo(note, err=True)
+    arrows = [f"  {step.word:9} {step.source} -> {step.gives}/{step.id}" for step in read.steps]
+    cuts = forecasts(read)
+    width = max((len(arrow) for arrow, cut in zip(arrows, cuts, strict=True) if cut), default=0)
     typer.echo(f"{recipe}: no errors, {len(read.steps)} step{'' if len(read.steps) == 1 else 's'}")
-    for step in read.steps:
-        typer.echo(f"  {step.word:9} {step.source} -> {step.gives}/{step.id}")
+    for arrow, cut in zip(arrows, cuts, strict=True):
+        typer.echo(f"{arrow:{width}}   {cut}" if cut else arrow)
 
 
 @app.command()

@@ -75,6 +75,6 @@ def _missing(name: str, head: Head, broken: frozenset[str]) -> str:
         return "there is no data.evaluation to measure it on"
     if name in _AGAINST_TEACHER and head.teacher is None:
         return "there is no teacher to compare with"
-    if name == "accuracy_drop" and not head.data.evaluation.builtin:
-        return "accuracy is measured on questions, which only {builtin: stories} has; set another limit"
+    if name == "accuracy_drop" and not (head.data.evaluation.builtin or head.data.evaluation.label):
+        return "accuracy needs the questions of {builtin: stories}, or of a classifier a column of labels (label:)"
     return ""

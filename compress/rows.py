@@ -5,20 +5,23 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import psutil
 
 from compress import artifact
+from compress.benchmark.bits_per_byte import unreadable
 from compress.benchmark.measure import measure_quality, quality_names
 from compress.benchmark.options import BenchmarkOptions
 from compress.benchmark.size import graph_precision, parameters, size_bytes
 from compress.benchmark.speed import available_cores, measure_speed
 from compress.benchmark.teacher import TeacherLogits
 from compress.contract import Json, Measurement, measurement_from_json
-from compress.data.load import RecipeData
+from compress.data.load import RecipeData, fingerprint_tokenizer
 from compress.models.decoder import context_of
 from compress.models.folder import read_config
+from compress.models.kind import is_causal
 from compress.models.quantized import precision
 from compress.recipe import Recipe
 from compress.report.page import write_page
@@ -30,7 +33,7 @@ from compress.training.finish import read_log
 from compress.versions import versions
 
 Measurements = dict[str, Measurement]
-MEASURE_REVISION = 1
+MEASURE_REVISION = 2
 
 
 def measure_and_report(run: Run, nodes: list[Node]) -> Json:
@@ -66,7 +69,7 @@ def _measure_quality(run: Run, shown: list[Node], options: BenchmarkOptions, mea
         return
     teacher = next((node for node in shown if node.id == "teacher" and node.gives == "torch"), None)
     evaluation = _evaluation_data(run, options)
-    limit = min(context_of(read_config(node.folder), node.folder) for node in shown)
+    left_out = _left_out(run, shown, options, evaluation)
     scratch = run.folder / SCRATCH / "benchmark"
     remembered = 0
     with TeacherLogits(teacher.folder if teacher else run.folder, scratch) as logits:
@@ -78,7 +81,7 @@ def _measure_quality(run: Run, shown: list[Node], options: BenchmarkOptions, mea
                 "options": options.model_dump(mode="json", exclude={"latency"}),
                 "evaluation": evaluation.fingerprint("evaluation") if evaluation else None,
                 "teacher": teacher.key if teacher else None,
-                "context": limit,
+                "left_out": sorted(left_out),
                 "processor": _processor(),
                 "versions": versions(),
             }
@@ -87,7 +90,9 @@ def _measure_quality(run: Run, shown: list[Node], options: BenchmarkOptions, mea
             if found is None:
                 with run.listener.task(f"measuring {node.label}") as progress:
                     corpus = evaluation("evaluation", node.folder) if evaluation else None
-                    values = measure_quality(node.folder, options, corpus, logits if teacher else None, limit, progress)
+                    values = measure_quality(
+                        node.folder, options, corpus, logits if teacher else None, left_out, progress
+                    )
                 found = {key: value.to_json() for key, value in values.items()}
                 save_state(run, name, found)
             else:
@@ -95,6 +100,32 @@ def _measure_quality(run: Run, shown: list[Node], options: BenchmarkOptions, mea
             measured[_name(node)] |= {key: measurement_from_json(entry) for key, entry in found.items()}
     if remembered:
         run.listener.say(f"quality: {remembered} of {len(shown)} rows as measured before")
+
+
+def _left_out(run: Run, shown: list[Node], options: BenchmarkOptions, evaluation: RecipeData | None) -> frozenset[int]:
+    """Return the numbers of the documents that no row is measured on in bits per byte, because some row cannot read them."""
+    if evaluation is None or not options.bits_per_byte:
+        return frozenset()
+    folders = [node.folder for node in shown if is_causal(read_config(node.folder))]
+    asked: Json = {
+        "revision": MEASURE_REVISION,
+        "evaluation": evaluation.fingerprint("evaluation"),
+        "documents": options.bits_per_byte.documents,
+        "contexts": [context_of(read_config(folder), folder) for folder in folders],
+        "tokenizers": [fingerprint_tokenizer(folder, evaluation.options.join) for folder in folders],
+        "versions": versions(),
+    }
+    name = f"unreadable-{artifact.key_of(asked)}"
+    found = load_state(run, name)
+    if found is None:
+        with run.listener.task("reading the evaluation data"):
+            numbers = unreadable(partial(evaluation, "evaluation"), folders, options.bits_per_byte.documents)
+        found = {"documents": sorted(numbers)}
+        save_state(run, name, found)
+    if found["documents"]:
+        count = f"{len(found['documents'])} of the first {options.bits_per_byte.documents} documents"
+        run.listener.say(f"bits per byte: {count} are over the context of a row, and left out of all rows")
+    return frozenset(found["documents"])
 
 
 def _evaluation_data(run: Run, options: BenchmarkOptions) -> RecipeData | None:

@@ -32,7 +32,7 @@ def test_kinds_defaults_and_what_is_inside_are_shown():
     assert "  block: 16 | 32 | 64 | 128 | 256  (default 32)\n" in text
     assert "  symmetric: true | false  (default true)\n" in text
     assert text.endswith("needs nothing else; gives a torch folder")
-    assert "      windows: whole number >= 1  (default 256)\n" in one_stage("prune")
+    assert "      length: whole number >= 2  (default 256)\n" in one_stage("prune")
     assert one_stage("distill").endswith("needs data.train, teacher; gives a torch folder")
 
 

@@ -13,7 +13,8 @@ from compress.benchmark.row import SHARE_UNIT, Row, joining_token, log_probabili
 from compress.benchmark.scoring import Ids
 from compress.contract import Measurement, Progress, silent
 from compress.data.corpus import Corpus, Question
-from compress.models.folder import load_tokenizer
+from compress.models.folder import load_tokenizer, read_config
+from compress.models.kind import class_name
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -60,6 +61,9 @@ def measure_accuracy(row: Row, corpus: Corpus, options: AccuracyOptions, progres
         "join": join,
         "runtime": runtime(row.decoder),
     }
+    if corpus.examples:
+        reason = f"labels are for classifiers, and {class_name(read_config(row.folder)) or 'this model'} is none"
+        return missing(SHARE_UNIT, reason, conditions)
     if not asked:
         return missing(SHARE_UNIT, "the evaluation data has no settled questions", conditions)
     if not (row.folder / "tokenizer.json").is_file():

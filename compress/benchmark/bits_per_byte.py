@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from compress.benchmark.options import BitsPerByteOptions
@@ -11,6 +13,9 @@ from compress.benchmark.row import Row, finite, joining_token, log_probabilities
 from compress.benchmark.scoring import Ids
 from compress.contract import Measurement, Progress, silent
 from compress.data.corpus import Corpus, Mask
+from compress.models.decoder import context_of
+from compress.models.folder import read_config
+from compress.models.kind import is_causal
 
 BITS_PER_BYTE_UNIT = "bits/byte"
 
@@ -19,23 +24,22 @@ def measure_bits_per_byte(
     row: Row,
     corpus: Corpus,
     options: BitsPerByteOptions,
-    context_limit: int | None = None,
+    left_out: frozenset[int] = frozenset(),
     progress: Progress = silent,
 ) -> Measurement:
     """Return total bits / total UTF-8 bytes over documents read one by one from their joining token.
 
-    Documents over `context_limit` tokens (the least context of the rows compared) or over the model's own context are
-    left out. Comparable between tokenizers, where perplexity is not.
+    Documents over the model's context are left out, and those whose numbers are in `left_out`: what any of the rows
+    compared cannot read (see `unreadable`) no row is measured on. Comparable between tokenizers, where perplexity is not.
     """
     join = joining_token(corpus, row.folder)[0]
-    limit = min(row.decoder.context, context_limit or row.decoder.context)
-    documents = [document for _, document in zip(range(options.documents), corpus.documents(), strict=False)]
-    kept = [(ids, size) for ids, _, size in documents if 2 <= len(ids) <= limit]
+    skipped = left_out | _over(corpus, row.decoder.context, options.documents)
+    documents = list(islice(corpus.documents(), options.documents))
+    kept = [(ids, size) for number, (ids, _, size) in enumerate(documents) if number not in skipped]
     conditions: dict[str, Any] = {
         "documents": len(kept),
         "documents_asked": options.documents,
-        "left_out_over_context": sum(len(ids) > limit for ids, _, _ in documents),
-        "context_limit": limit,
+        "left_out_over_context": len(skipped),
         "join": join,
         "runtime": runtime(row.decoder),
         "bytes": sum(size for _, size in kept),
@@ -47,6 +51,26 @@ def measure_bits_per_byte(
     sequences = [ids for ids, _ in kept]
     nats = -sum(float(found.sum()) for found in log_probabilities(row.decoder, sequences, None, progress, "documents"))
     return finite(nats / math.log(2) / conditions["bytes"], BITS_PER_BYTE_UNIT, conditions)
+
+
+def unreadable(read: Callable[[Path], Corpus], folders: Iterable[Path], documents: int) -> frozenset[int]:
+    """Return the numbers of those of the first `documents` that are over the context of any causal language model among
+    `folders`, each counted in the tokens of its own tokenizer.
+
+    read   the evaluation data in the tokens of a folder; its documents are the same ones for every folder
+    """
+    found: set[int] = set()
+    for folder in folders:
+        config = read_config(folder)
+        if is_causal(config):
+            found |= _over(read(folder), context_of(config, folder), documents)
+    return frozenset(found)
+
+
+def _over(corpus: Corpus, context: int, documents: int) -> frozenset[int]:
+    """Return the numbers of documents over the context; one of a single token has nothing to predict, and counts too."""
+    found = enumerate(islice(corpus.documents(), documents))
+    return frozenset(number for number, (ids, _, _) in found if not 2 <= len(ids) <= context)
 
 
 def _refuse_documents(flags: Iterable[Mask], kept: list[tuple[Ids, int]], join: str) -> str:

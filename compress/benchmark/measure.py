@@ -6,6 +6,7 @@ from pathlib import Path
 
 from compress.benchmark.accuracy import measure_accuracy
 from compress.benchmark.bits_per_byte import BITS_PER_BYTE_UNIT, measure_bits_per_byte
+from compress.benchmark.classification import measure_classification
 from compress.benchmark.options import BenchmarkOptions, PerplexityOptions
 from compress.benchmark.perplexity import KL_UNIT, PERPLEXITY_UNIT, measure_perplexity
 from compress.benchmark.row import SHARE_UNIT, Row, missing
@@ -13,7 +14,9 @@ from compress.benchmark.speed import SPEED_UNITS, measure_speed
 from compress.benchmark.teacher import TeacherLogits
 from compress.contract import Measurement, Progress, silent
 from compress.data.corpus import Corpus
-from compress.models.decoder import open_decoder
+from compress.models.decoder import format_of, open_decoder
+from compress.models.folder import read_config
+from compress.models.kind import is_causal, not_causal
 
 QUALITY_UNITS = {
     "perplexity": PERPLEXITY_UNIT,
@@ -42,13 +45,14 @@ def measure_quality(
     options: BenchmarkOptions,
     evaluation: Corpus | None,
     teacher: TeacherLogits | None = None,
-    context_limit: int | None = None,
+    left_out: frozenset[int] = frozenset(),
     progress: Progress = silent,
 ) -> dict[str, Measurement]:
     """Return what the options ask for of perplexity, bits_per_byte, kl_to_teacher, top1_agreement and accuracy.
 
-    `evaluation` is tokenized with the folder's own tokenizer. `teacher` is shared between rows. `context_limit` is the
-    least context of the rows that are compared, in tokens: longer documents are left out of bits per byte.
+    `evaluation` is tokenized with the folder's own tokenizer. `teacher` is shared between rows. Documents whose numbers are in
+    `left_out` are left out of bits per byte: those that some row compared cannot read. Of a model that is no causal language
+    model only accuracy is measured.
 
     Raises ArtifactError when the folder does not open.
     """
@@ -57,14 +61,20 @@ def measure_quality(
         return {name: missing(QUALITY_UNITS[name], "there is no evaluation data") for name in names}
     if not names:
         return {}
+    format_of(folder)
+    if not is_causal(config := read_config(folder)):
+        result = {name: missing(QUALITY_UNITS[name], not_causal(config)) for name in names}
+        if options.accuracy is not False:
+            result["accuracy"] = measure_classification(folder, evaluation, options.accuracy, progress)
+        return result
     row = Row(folder, open_decoder(folder))
-    result: dict[str, Measurement] = {}
+    result = {}
     if options.perplexity is not False or options.agreement:
         windows = options.perplexity or PerplexityOptions()
         shown = teacher if options.agreement else None
         result |= measure_perplexity(row, evaluation, windows, shown, progress)
     if options.bits_per_byte is not False:
-        result["bits_per_byte"] = measure_bits_per_byte(row, evaluation, options.bits_per_byte, context_limit, progress)
+        result["bits_per_byte"] = measure_bits_per_byte(row, evaluation, options.bits_per_byte, left_out, progress)
     if options.accuracy is not False:
         result["accuracy"] = measure_accuracy(row, evaluation, options.accuracy, progress)
     return {name: result[name] for name in names}
@@ -75,14 +85,15 @@ def measure(
     options: BenchmarkOptions,
     evaluation: Corpus | None,
     teacher: Path | None = None,
+    left_out: frozenset[int] = frozenset(),
     progress: Progress = silent,
 ) -> dict[str, Measurement]:
-    """Return every measurement that the options ask for, of one artifact folder, torch or ONNX.
+    """Return every measurement that the options ask for, of one artifact folder, torch or ONNX; see `measure_quality`.
 
     Raises ArtifactError when the folder does not open, StageError when its speed cannot be measured.
     """
     shared = TeacherLogits(teacher) if teacher and options.agreement else None
-    result = measure_quality(folder, options, evaluation, shared, None, progress)
+    result = measure_quality(folder, options, evaluation, shared, left_out, progress)
     if options.latency is not False:
         result |= measure_speed({folder.name: folder}, options.latency, progress)[folder.name]
     return result

@@ -33,9 +33,11 @@ class PerplexityOptions(Options):
 
 
 class AccuracyOptions(Options):
-    """Questions that the text settles; right when the true answer is the most probable of the choices."""
+    """Questions that the text settles, right when the true answer is the most probable of the choices; of a classifier
+    labelled texts, right when the label is."""
 
     questions: Count = Field(200, description="how many questions")
+    examples: Count = Field(10_000, description="how many labelled texts, at most")
 
 
 class BitsPerByteOptions(Options):
@@ -66,7 +68,7 @@ class BenchmarkOptions(Options):
     agreement: bool = Field(True, description="KL to the teacher and top-1 agreement, on the windows of perplexity")
     accuracy: AccuracyOptions | Off = Field(
         default_factory=AccuracyOptions,
-        description="share of questions answered right; {builtin: stories} has questions",
+        description="share of questions answered right ({builtin: stories} has them), or of labelled texts classified right",
     )
     latency: LatencyOptions | Off = Field(
         default_factory=LatencyOptions, description="speed, first token, load time and memory"

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from compress.contract import Measurement, Progress, silent
 from compress.data.corpus import Corpus
 from compress.models.decoder import Decoder
 from compress.models.folder import special_ids
+
+if TYPE_CHECKING:
+    from compress.models.torch_encoder import TorchEncoder
 
 _BATCH_BYTES = 256_000_000
 _BATCH_ROWS = 64
@@ -36,7 +39,7 @@ def rows_per_batch(tokens: int, vocabulary: int) -> int:
     return max(1, min(_BATCH_ROWS, _BATCH_BYTES // (tokens * vocabulary * _BYTES_PER_LOGIT)))
 
 
-def runtime(decoder: Decoder) -> str:
+def runtime(decoder: Decoder | TorchEncoder) -> str:
     """Return what runs the model, with its version."""
     package = "onnxruntime" if decoder.format == "onnx" else "torch"
     return f"{package} {version(package)}"
@@ -60,7 +63,7 @@ def missing(unit: str, reason: str, conditions: Mapping[str, Any] | None = None)
     return Measurement(None, unit, conditions or {}, reason=reason)
 
 
-def refuse_ids(ids: Ids, decoder: Decoder) -> str:
+def refuse_ids(ids: Ids, decoder: Decoder | TorchEncoder) -> str:
     """Return why these ids cannot be read by the model, or an empty string."""
     largest = int(ids.max())
     if largest < decoder.vocabulary:

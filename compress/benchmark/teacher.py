@@ -11,7 +11,8 @@ import numpy as np
 
 from compress.benchmark.scoring import Ids, Logits
 from compress.models.decoder import Decoder, open_decoder
-from compress.models.folder import load_tokenizer
+from compress.models.folder import load_tokenizer, read_config
+from compress.models.kind import is_causal, not_causal
 
 _BYTES_PER_LOGIT = 4
 
@@ -46,7 +47,9 @@ class TeacherLogits:
         return self._decoder
 
     def difference(self, folder: Path, vocabulary: int) -> str:
-        """Return why a row's tokens are not the teacher's, or an empty string when they are the same."""
+        """Return why a row cannot be held against the teacher token by token, or an empty string where it can."""
+        if not is_causal(config := read_config(self.folder)):
+            return f"the teacher, {not_causal(config)}"
         own = self.decoder.vocabulary
         if vocabulary != own:
             return f"vocabularies differ (teacher {own}, row {vocabulary})"

@@ -5,6 +5,7 @@ are those of an edge user. Run by `process.py` as `python -m compress.benchmark.
 
   {"do": "load", "folder", "threads"}        -> {"seconds", "runtime", "vocabulary", "context", "imports"}
   {"do": "run", "prompt", "new", "seed"}     -> {"start_seconds", "first_token_seconds", "steps_seconds"}
+                                                of an encoder: {"start_seconds"}, the time of one text of `prompt` tokens
   {"do": "peak"}                             -> {"bytes", "method"}
 """
 
@@ -17,12 +18,18 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
 from compress.errors import CompressError
 from compress.models.decoder import Decoder, format_of, open_decoder
+from compress.models.encoder import open_encoder
+from compress.models.folder import read_config
+from compress.models.kind import is_causal
+
+if TYPE_CHECKING:
+    from compress.models.torch_encoder import TorchEncoder
 
 Json = dict[str, Any]
 _WATCHED = ("onnxruntime", "torch", "transformers")
@@ -33,6 +40,7 @@ class Worker:
 
     def __init__(self) -> None:
         self._decoder: Decoder | None = None
+        self._encoder: TorchEncoder | None = None
 
     @property
     def decoder(self) -> Decoder:
@@ -45,19 +53,28 @@ class Worker:
         """Open the artifact; seconds count from its files to a model that can answer, without the imports of Python."""
         package = _import_runtime(Path(folder))
         started = perf_counter()
-        self._decoder = open_decoder(Path(folder), threads)
+        opened: Decoder | TorchEncoder
+        if is_causal(read_config(Path(folder))):
+            opened = self._decoder = open_decoder(Path(folder), threads)
+        else:
+            opened = self._encoder = open_encoder(Path(folder), threads)
         seconds = perf_counter() - started
         return {
             "seconds": seconds,
             "runtime": f"{package} {version(package)}",
-            "vocabulary": self._decoder.vocabulary,
-            "context": self._decoder.context,
+            "vocabulary": opened.vocabulary,
+            "context": opened.context,
             "imports": [name for name in _WATCHED if name in sys.modules],
         }
 
     def run(self, prompt: int, new: int, seed: int) -> Json:
-        """Read a prompt of seeded random ids, then decode `new` tokens greedily, EOS or not."""
-        ids = np.random.default_rng(seed).integers(0, self.decoder.vocabulary, (1, prompt), dtype=np.int64)
+        """Read a prompt of seeded random ids, then decode `new` tokens greedily, EOS or not; an encoder only reads."""
+        reader = self._encoder or self.decoder
+        ids = np.random.default_rng(seed).integers(0, reader.vocabulary, (1, prompt), dtype=np.int64)
+        if self._encoder:
+            begun = perf_counter()
+            self._encoder.outputs(ids)
+            return {"start_seconds": perf_counter() - begun}
         begun = perf_counter()
         logits = self.decoder.start(ids)
         read = perf_counter()
@@ -104,9 +121,12 @@ def _import_runtime(folder: Path) -> str:
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-    import compress.models.torch_decoder  # noqa: F401
+    import compress.models.torch_decoder
+    import compress.models.torch_encoder  # noqa: F401
+    from compress.models.skeleton import model_class
 
     # transformers imports the modelling code of a family when its class is first looked up.
+    model_class(read_config(folder))
     MODEL_FOR_CAUSAL_LM_MAPPING.get(type(AutoConfig.from_pretrained(folder, local_files_only=True)), None)
     return "torch"
 

@@ -22,6 +22,14 @@ class Question:
 
 
 @dataclass(frozen=True)
+class Example:
+    """A whole text and its class: the number, or the name that the model's id2label gives it."""
+
+    text: str
+    label: int | str
+
+
+@dataclass(frozen=True)
 class Corpus:
     """Documents as one run of token ids.
 
@@ -29,6 +37,7 @@ class Corpus:
     counted    [N] True where a token is learned and scored (False: joining token of a chat, prompt)
     starts     [documents + 1] where each document starts in ids
     byte_counts [documents] UTF-8 bytes of each document's text
+    examples   the documents once more as labelled texts, where the source names a column of labels
     """
 
     ids: Ids
@@ -37,6 +46,7 @@ class Corpus:
     byte_counts: Ids
     questions: tuple[Question, ...]
     fingerprint: str
+    examples: tuple[Example, ...] = ()
 
     def __len__(self) -> int:
         return len(self.byte_counts)

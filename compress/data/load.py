@@ -12,7 +12,7 @@ import numpy as np
 from jinja2 import TemplateError
 
 from compress.artifact import key_of, sha256_of
-from compress.data.corpus import Corpus, Question
+from compress.data.corpus import Corpus, Example, Question
 from compress.data.options import DataOptions, Source
 from compress.data.sources import Document, fingerprint_source, read_documents, sample_order
 from compress.errors import ArtifactError, StageError
@@ -184,7 +184,12 @@ def tokenize(
         np.array(byte_counts, dtype=np.int64),
         questions,
         fingerprint,
+        tuple(_examples(documents[: len(ids)])),
     )
+
+
+def _examples(documents: list[Document]) -> Iterable[Example]:
+    return (Example(document.text, document.label) for document in documents if document.label is not None)
 
 
 def _questions(documents: list[Document]) -> Iterable[Question]:

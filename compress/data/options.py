@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from compress.options import Options
 
 Count = Annotated[int, Field(ge=1)]
-COLUMNS = ("text", "prompt", "completion", "messages")
+COLUMNS = ("text", "prompt", "completion", "messages", "label")
 Text = Annotated[str, Field(min_length=1)]
 
 
@@ -41,6 +41,10 @@ class Source(Options):
     messages: str | None = Field(
         None, description="column of a chat: the chat template is applied, only answers are learned"
     )
+    label: Text | None = Field(
+        None,
+        description="column of a text's class, for the accuracy of a classifier: its number, or its name in the model's id2label",
+    )
     seed: int | None = Field(None, ge=0, description="seed of the built-in stories (default 0)")
     start: int | None = Field(None, ge=0, description="number of the first built-in story (default 0)")
     documents: Count | None = Field(
@@ -68,6 +72,10 @@ class Source(Options):
             raise ValueError(f"needs one of text, prompt + completion, messages, got {' and '.join(forms)}")
         if (self.prompt is None) != (self.completion is None):
             raise ValueError("prompt and completion stand together")
+        if self.label is not None and (beside := [name for name in ("prompt", "messages") if getattr(self, name)]):
+            raise ValueError(f"label stands beside text, the column of whole texts, not beside {beside[0]}")
+        if self.label is not None and self.separator is not None:
+            raise ValueError("label cannot stand beside separator: labels are a column, and a text file has none")
         return self
 
 

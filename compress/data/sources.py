@@ -39,6 +39,7 @@ class Document:
 
     segments: tuple[tuple[str, bool], ...]
     question: Question | None = None
+    label: int | str | None = None
 
     @property
     def text(self) -> str:
@@ -70,6 +71,8 @@ def expand_files(source: Source) -> list[Path]:
     formats = {path.suffix.lower() for path in paths}
     if len({(FORMATS[suffix], suffix == ".tsv") for suffix in formats}) > 1:
         raise StageError(f"data files {', '.join(map(str, paths))}: one source holds one format; make a source of each")
+    if source.label and FORMATS[paths[0].suffix.lower()] == "text":
+        raise StageError(f"data file {paths[0]}: a text file has no column '{source.label}'; labels stand in tables")
     if source.separator and FORMATS[paths[0].suffix.lower()] != "text":
         raise StageError(f"data file {paths[0]}: a separator stands in text files; here each row is a document")
     return paths
@@ -124,11 +127,23 @@ def _document(row: dict[str, Any], source: Source, render_chat: RenderChat | Non
     if source.messages:
         return Document(tuple(_chat_segments(_column(row, source.messages), render_chat)))
     prompt, completion = source.prompt, source.completion
-    if not source.text and not prompt and "text" not in row and {"prompt", "completion"} <= row.keys():
+    unnamed = not source.text and not prompt and not source.label
+    if unnamed and "text" not in row and {"prompt", "completion"} <= row.keys():
         prompt, completion = "prompt", "completion"
     if prompt and completion:
         return Document(((_text(row, prompt), False), (_text(row, completion), True)))
-    return Document(((_text(row, source.text or "text").strip(), True),))
+    segments = ((_text(row, source.text or "text").strip(), True),)
+    return Document(segments, label=_label(row, source.label) if source.label else None)
+
+
+def _label(row: dict[str, Any], name: str) -> int | str:
+    value = _column(row, name)
+    if isinstance(value, str) and value:
+        return value
+    if isinstance(value, int):
+        return int(value)
+    found = "nothing" if value in (None, "") else type(value).__name__
+    raise StageError(f"column '{name}' holds {found}; a label is a whole number or a name")
 
 
 def _column(row: dict[str, Any], name: str) -> Any:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from compress.errors import ArtifactError
 from compress.models.folder import read_config, weight_files
+from compress.models.kind import is_causal, not_causal
 
 Ids = npt.NDArray[np.int64]
 Logits = npt.NDArray[np.float32]
@@ -70,9 +71,12 @@ def format_of(folder: Path) -> Format:
 def open_decoder(folder: Path, threads: int | None = None) -> Decoder:
     """Open a torch or ONNX model folder; `threads` None leaves the runtime's own default.
 
-    Raises ArtifactError when something is missing from the folder or does not load.
+    Raises ArtifactError when something is missing from the folder or does not load, and for another kind of model.
     """
-    if format_of(folder) == "onnx":
+    kind, config = format_of(folder), read_config(folder)
+    if not is_causal(config):
+        raise ArtifactError(f"{folder}: {not_causal(config)}")
+    if kind == "onnx":
         from compress.models.onnx_decoder import OnnxDecoder
 
         return OnnxDecoder(folder, threads)

@@ -148,6 +148,28 @@ def load_model(folder: Path, device: str = "cpu") -> Any:
     return model.to(device).eval()
 
 
+def take_into_memory(model: Any, folder: Path) -> None:
+    """Replace weights that are mapped from the folder's files by copies, one by one: letting go of one then frees its memory.
+
+    A mapped file stays in memory as a whole for as long as one of its weights is used.
+
+    Memory: one weight beside the model.
+    """
+    from safetensors import safe_open
+
+    files: dict[str, Path] = {}
+    for path in weight_files(folder):
+        with safe_open(path, framework="pt") as file:
+            files |= dict.fromkeys(file.keys(), path)
+    for name, parameter in model.named_parameters():
+        if name in files:
+            # opened anew for each weight, so that the pages of one at a time are held
+            with safe_open(files[name], framework="pt") as file:
+                stored = file.get_tensor(name)
+                if (stored.dtype, stored.shape) == (parameter.dtype, parameter.shape):
+                    parameter.data = stored.to(parameter.device, copy=True)
+
+
 def save_model(model: Any, folder: Path, tokenizer_from: Path) -> None:
     """Write config, generation config, weights (tied weights once) and the tokenizer of another folder."""
     from transformers.utils import logging

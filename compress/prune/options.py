@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
-from compress.data.options import Count, Windows
+from compress.data.options import Count
 from compress.options import Options, must_be
 
 # An integer is a count, a float a fraction; the fraction must leave something.
@@ -100,13 +100,13 @@ def _every_axis(value: Any) -> Any:
 AxisScores = Annotated[Scores, BeforeValidator(_every_axis, json_schema_input_type=WidthScore | Scores)]
 
 
-class RepairWindows(Windows):
-    """More windows than the other verbs take: a repair fits every weight.
+class RepairWindows(Options):
+    """A number of windows of a number of tokens: more than other verbs take, as a repair fits every weight."""
 
-    Perplexity of stories3M without training, ffn 512 -> 341, with 32, 128 and 256 windows: 17.1, 11.0, 10.5.
-    """
-
-    windows: Count = Field(256, description="how many windows")
+    windows: Count | None = Field(
+        None, description="how many windows (default 256; fewer for models over 35 M parameters, but at least 8)"
+    )
+    length: Annotated[int, Field(ge=2)] = Field(256, description="tokens in a window")
 
 
 class PruneOptions(Options):
@@ -120,18 +120,18 @@ class PruneOptions(Options):
         default_factory=Scores,
         description="one name for every axis (activation, magnitude, taylor, random), or a name for each",
     )
-    repair: Literal["gauss_newton", "least_squares", "none"] = Field(
-        "gauss_newton",
+    repair: Literal["auto", "gauss_newton", "least_squares", "none"] = Field(
+        "auto",
         description="least_squares fits every projection of the cut model to what the uncut model does on calibration text, layer "
-        "by layer, without training; gauss_newton fits the feed-forward's inputs through their activation too: better and about four "
-        "times slower",
+        "by layer, without training; gauss_newton fits the feed-forward's inputs through their activation too, which is better and "
+        "slower; auto is gauss_newton where there are 16 calibration tokens for each channel of the hidden width",
     )
     rounds: Annotated[int, Field(ge=1)] = Field(
         1, description="cut in this many equal steps, with new scores before each"
     )
     calibration: RepairWindows = Field(
         default_factory=RepairWindows,
-        description="text on which scores are taken and repairs fitted; fewer windows than 100 are learned by heart",
+        description="text on which scores are taken and repairs fitted",
     )
 
     @model_validator(mode="after")

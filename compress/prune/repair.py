@@ -5,7 +5,7 @@ is fitted to give what the uncut one gives on the uncut stream; an output projec
 uncut one, so that errors of earlier layers are corrected instead of carried on. Each fit reads what the cut model, repaired
 so far, really sees. No gradient is taken.
 
-Memory: both streams and four activations of one layer, 24 bytes for each calibration token and channel.
+Memory: both streams and what one layer sees, about 40 bytes for each calibration token and channel.
 
 Paper: He et al., arXiv 1707.06168, section 3.1 (least-squares reconstruction after channel selection, whole model by following
 the cut model's inputs). Departures: the target of an output projection is the uncut residual stream, input projections are
@@ -31,8 +31,6 @@ from compress.prune.gauss_newton import FeedForward, refined
 from compress.prune.least_squares import Moments, as_rows
 from compress.prune.streams import Call, Trace, first_streams, forward, layer_calls
 
-# Of the mean squared input. Chosen on held-out training text of stories3M: 0.01 gave 8.99, 0.1 gave 8.87 (ffn 341).
-RIDGE = 0.1
 # One token in this many says how long a Gauss-Newton step is.
 _HELD_OUT = 8
 _ATTENTION_IN = ("q", "kv", "qkv", "qkv_by_head")
@@ -118,7 +116,7 @@ class Repair:
             module = layer.get_submodule(row.path)
             index = self._cut.index(row.axes[1 - row.incoming], position)
             original = originals[row.path] if index is None else originals[row.path][index]
-            _set(module, row, moments.fit(_with_bias(module, row), RIDGE, original))
+            _set(module, row, moments.fit(_with_bias(module, row), original))
 
     def _fit_output(self, layer: Any, path: str, targets: Any, call: Call) -> None:
         """Fit a projection that writes to the stream; `targets(batch, trace)` says what it should give."""
@@ -126,7 +124,7 @@ class Repair:
         moments = Moments(module.bias is not None)
         for batch, trace in self._traces(layer, path, call):
             moments.add(trace.given[path], targets(batch, trace))
-        _set(module, row, moments.fit(_with_bias(module, row), RIDGE))
+        _set(module, row, moments.fit(_with_bias(module, row)))
 
     def _traces(self, layer: Any, path: str, call: Call) -> Iterator[tuple[int, Trace]]:
         """Yield what the cut model's layer sees up to the projection at `path`, batch by batch."""

@@ -48,7 +48,7 @@ def _between(before: Shape, after: Shape, share: float, config: Mapping[str, Any
         step = heads if family.whole_heads else 1
         hidden = min(last.hidden, -(-part(before.hidden, after.hidden) // step) * step)
     narrower = replace(last, heads=heads, kv_heads=kv_heads, hidden=hidden)
-    taken = narrower if heads <= last.heads and fits(family, config, narrower) else last
+    taken = narrower if fits(family, config, narrower) else last
     return replace(taken, layers=part(before.layers, after.layers), ffn=part(before.ffn, after.ffn))
 
 

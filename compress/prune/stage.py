@@ -14,7 +14,7 @@ from torch import Tensor
 from compress.contract import Context, Json, Outcome
 from compress.errors import ArtifactError, StageError
 from compress.models.families import Shape, family_of, shape_of
-from compress.models.folder import load_model, read_config, save_model
+from compress.models.folder import load_model, read_config, save_model, take_into_memory
 from compress.models.pruning_record import write_record
 from compress.models.quantized import is_quantized
 from compress.prune.activation import layers_of
@@ -22,7 +22,7 @@ from compress.prune.cut import Cut
 from compress.prune.facts import facts_of
 from compress.prune.graph import prove_group
 from compress.prune.options import PruneOptions
-from compress.prune.plan import plan, sizes_after
+from compress.prune.plan import plan, repair_of, sizes_after, windows_of
 from compress.prune.ranking import axes_cut, choose, finite, rank
 from compress.prune.repair import Repair
 from compress.prune.rounds import Tally, sizes_of_rounds
@@ -41,6 +41,16 @@ class _Text:
     tokens: KeptTokens | None
 
 
+@dataclass(frozen=True)
+class _Work:
+    """What every round goes by; `repair` is the one that is made."""
+
+    options: PruneOptions
+    context: Context
+    text: _Text
+    repair: str
+
+
 def run(options: PruneOptions, context: Context) -> Outcome:
     """Score, cut and repair, in one round or several; write the model, the scores, and what was kept.
 
@@ -56,17 +66,19 @@ def run(options: PruneOptions, context: Context) -> Outcome:
     # Text is read before weights, so that what is wrong with it is said first; but which tokens go is for the model to say.
     text = _windows(options, context, None) if after.vocabulary == before.vocabulary else None
     model = load_model(context.source, context.device)
+    take_into_memory(model, context.source)
     first, family = model.config.to_dict(), family_of(model.config.to_dict())
     with _refused(context.source):
         prove_group(layers_of(model, family)[0], family)
     text = text or _windows(options, context, keep_tokens(context, model, after.vocabulary))
     tally = Tally(before)
+    repair = repair_of(options, before.hidden, text.uncut.numel()) if axes_cut(before, after) else "none"
+    work = _Work(options, context, text, repair)
     for sizes in sizes_of_rounds(before, after, options.rounds, first):
-        model = _round(options, context, model, sizes, text, tally)
+        model = _round(work, model, sizes, tally)
     names = {axis: getattr(options.score, axis) for axis in tally.scores if axis != "vocab"}
     if text.tokens:
         names["vocab"] = "usage"
-    repair = options.repair if axes_cut(before, after) else "none"
     facts: Json = {"family": family.name, "calibration_tokens": text.uncut.numel(), "repair": repair}
     facts |= facts_of(tally, names, first, model.config.to_dict(), (before, after))
     write_record(context.target, tally.scores, {axis: tally.kept(axis) for axis in tally.scores}, names)
@@ -108,7 +120,7 @@ def _check(options: PruneOptions, context: Context) -> Shape:
 def _windows(options: PruneOptions, context: Context, tokens: KeptTokens | None) -> _Text:
     """Return calibration text; with a cut vocabulary as its tokenizer spells it, which the uncut model can read too."""
     assert context.data is not None
-    length, count = options.calibration.length, options.calibration.windows
+    length, count = options.calibration.length, windows_of(options, read_config(context.source))
     folder = context.target if tokens else context.source
     found, _ = context.data("calibration", folder, length * count).windows(length, count)
     if not len(found):
@@ -120,8 +132,9 @@ def _windows(options: PruneOptions, context: Context, tokens: KeptTokens | None)
     return _Text(torch.tensor(tokens.kept)[ids] if tokens else ids, ids, tokens)
 
 
-def _round(options: PruneOptions, context: Context, model: Any, sizes: Shape, text: _Text, tally: Tally) -> Any:
+def _round(work: _Work, model: Any, sizes: Shape, tally: Tally) -> Any:
     """Return the model cut to `sizes`; the one given is used up."""
+    options, context, text = work.options, work.context, work.text
     before = shape_of(model.config.to_dict())
     axes = axes_cut(before, sizes)
     ranking = rank(model, axes, options.score, text.uncut, context.seed, context.progress)
@@ -134,9 +147,9 @@ def _round(options: PruneOptions, context: Context, model: Any, sizes: Shape, te
     tally.add(ranking, kept)
     with _refused(context.source):
         cut = Cut(model, kept)
-    if options.repair == "none" or not axes:
+    if work.repair == "none" or not axes:
         return cut.run()
-    return Repair(cut, text.uncut, ids, options.repair == "gauss_newton").run(context.progress)
+    return Repair(cut, text.uncut, ids, work.repair == "gauss_newton").run(context.progress)
 
 
 def prove_reload(folder: Path, ids: Tensor, expected: Tensor, device: str = "cpu") -> None:
