@@ -124,7 +124,9 @@ def test_a_step_never_raises_the_error_of_unseen_tokens(kind, seed):
 
 def test_a_step_finds_what_can_be_found():
     wanted = _ffn(seed=40)
-    near = FeedForward(tuple(w + 0.05 * _random(6, 5, seed=i) for i, w in enumerate(wanted.inputs)), wanted.output, wanted.activation)
+    near = FeedForward(
+        tuple(w + 0.05 * _random(6, 5, seed=i) for i, w in enumerate(wanted.inputs)), wanted.output, wanted.activation
+    )
     x, _ = _problem(400)
     target = _said(wanted, x)
     better = refined(near, x, target, held_out=50)
@@ -133,7 +135,7 @@ def test_a_step_finds_what_can_be_found():
 
 
 def test_the_length_with_the_least_error_of_unseen_tokens_is_taken(monkeypatch):
-    ffn, (x, target) = _ffn(), _problem(24)
+    ffn, (x, _) = _ffn(), _problem(24)
     deltas = [_random(6, 5, seed=7), _random(6, 5, seed=8)]
     monkeypatch.setattr(gauss_newton, "solve", lambda *_args: deltas)
     monkeypatch.setattr(gauss_newton, "_mixing", lambda x: torch.eye(x.shape[1]).to(x))

@@ -96,7 +96,9 @@ def test_the_highest_stay_and_each_layer_chooses_for_itself():
 def test_what_is_chosen_can_be_cut_to_the_very_sizes(family):
     model = _model(family)
     shape = shape_of(model.config.to_dict())
-    heads = {"heads": 2, "kv_heads": 2, "hidden": 16} if family in COUPLED else {"heads": 1, "kv_heads": 1, "hidden": 20}
+    heads = (
+        {"heads": 2, "kv_heads": 2, "hidden": 16} if family in COUPLED else {"heads": 1, "kv_heads": 1, "hidden": 20}
+    )
     after = replace(shape, layers=2, ffn=20, **heads)
     kept = choose(_rank(set(SIZES), family), shape, after)
     cut = Cut(copy.deepcopy(model), kept).run()

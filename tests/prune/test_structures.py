@@ -108,14 +108,18 @@ def test_the_heads_of_a_group_add_up_to_what_goes_with_the_group(family):
         whole = slow.sum_removed(_in_layer(group, index), squares)
         assert float(found[index, 2:].sum()) == pytest.approx(whole, rel=1e-12)
         # Where one head of each group goes, key/value heads stay: their even share is all that is not removed.
-        difference = slow.sum_removed(_in_layer(one, index), squares) - slow.sum_removed(_in_layer(other, index), squares)
+        difference = slow.sum_removed(_in_layer(one, index), squares) - slow.sum_removed(
+            _in_layer(other, index), squares
+        )
         assert float(found[index, [0, 2]].sum() - found[index, [1, 3]].sum()) == pytest.approx(difference, rel=1e-9)
 
 
 def test_a_shared_weight_counts_once_and_an_untied_head_is_a_channel_s_too():
     tied, untied = _model("llama"), _model("llama", False)
     more = magnitude(untied).hidden.square() - untied.lm_head.weight.detach().square().sum(0)
-    without = sum_by_structure(untied.config.to_dict(), lambda name: _squares(untied)(name) * (name != "lm_head.weight"))
+    without = sum_by_structure(
+        untied.config.to_dict(), lambda name: _squares(untied)(name) * (name != "lm_head.weight")
+    )
     assert torch.allclose(more, without.hidden, rtol=1e-12)
     embedding = tied.model.embed_tokens.weight.detach().square().sum(0)
     without = sum_by_structure(tied.config.to_dict(), lambda name: _squares(tied)(name) * ("embed" not in name))
@@ -183,7 +187,8 @@ def test_taylor_equals_the_reference_over_batches(monkeypatch):
         loss = -chances.gather(-1, batch[:, 1:, None]).mean()
         named = dict(model.named_parameters())
         gradients = dict(zip(named, torch.autograd.grad(loss, list(named.values())), strict=True))
-        squares.append(slow.sum_removed(column, lambda name, g=gradients: g[name] * named[name].detach()) ** 2)
+        changes = {name: gradients[name] * weight.detach() for name, weight in named.items()}
+        squares.append(slow.sum_removed(column, changes.__getitem__) ** 2)
     assert float(found.ffn[3, 17]) == pytest.approx(math.sqrt(math.fsum(squares) / 3), rel=1e-5)
 
 
