@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
-from compress.benchmark.bits_per_byte import unreadable
+from compress.benchmark.bits_per_byte import left_out_words, unreadable
 from compress.benchmark.measure import measure
 from compress.benchmark.options import BenchmarkOptions, LatencyOptions
 from compress.benchmark.size import parameters, size_bytes
@@ -41,7 +41,7 @@ def measure_one(
     options = BenchmarkOptions(agreement=teacher is not None, latency=LatencyOptions(threads=threads))
     places = {folder: folder.resolve().name} if teacher is None else {teacher: TEACHER, folder: _name(folder)}
     formats = {place: format_of(place) for place in places}
-    left_out = _left_out(data, places, options) if text else frozenset()
+    left_out = _left_out(data, places, options, listener) if text else frozenset()
     rows = []
     for place, identity in places.items():
         with listener.task(f"measuring {identity}") as progress:
@@ -73,9 +73,16 @@ def measure_one(
     }
 
 
-def _left_out(data: RecipeData, folders: Iterable[Path], options: BenchmarkOptions) -> frozenset[int]:
-    read, bits = partial(data, "evaluation"), options.bits_per_byte
-    return unreadable(read, folders, bits.documents) if bits else frozenset()
+def _left_out(
+    data: RecipeData, folders: Iterable[Path], options: BenchmarkOptions, listener: Listener
+) -> frozenset[int]:
+    if not options.bits_per_byte:
+        return frozenset()
+    documents = options.bits_per_byte.documents
+    found = unreadable(partial(data, "evaluation"), folders, documents)
+    if said := left_out_words(found, documents):
+        listener.say(said)
+    return found
 
 
 def _name(folder: Path) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 
 from compress import artifact
-from compress.benchmark.bits_per_byte import unreadable
+from compress.benchmark.bits_per_byte import left_out_words, unreadable
 from compress.benchmark.measure import measure_quality, quality_names
 from compress.benchmark.options import BenchmarkOptions
 from compress.benchmark.size import graph_precision, parameters, size_bytes
@@ -122,9 +122,8 @@ def _left_out(run: Run, shown: list[Node], options: BenchmarkOptions, evaluation
             numbers = unreadable(partial(evaluation, "evaluation"), folders, options.bits_per_byte.documents)
         found = {"documents": sorted(numbers)}
         save_state(run, name, found)
-    if found["documents"]:
-        count = f"{len(found['documents'])} of the first {options.bits_per_byte.documents} documents"
-        run.listener.say(f"bits per byte: {count} are over the context of a row, and left out of all rows")
+    if said := left_out_words(found["documents"], options.bits_per_byte.documents):
+        run.listener.say(said)
     return frozenset(found["documents"])
 
 

@@ -243,6 +243,59 @@ def test_messages_need_a_chat_template(place):
     assert notes(place, text) == []
 
 
+def test_a_column_that_is_not_there_is_refused(place):
+    (place / "a.tsv").write_text("sentence\tclass\nx\t1\n")
+    (place / "b.tsv").write_text("sentence\tlabel\nx\t1\n")
+    (place / "c.jsonl").write_text('{"text": "x"}\n')
+    (place / "d.txt").write_text("x")
+    (place / "e.csv").write_text("text,label\n")
+
+    def evaluation(source):
+        return TEXT.replace("{builtin: stories, seed: 1}", source) + "  - export:\n"
+
+    assert notes(place, evaluation("{files: [a.tsv], text: sentence, label: class}")) == []
+    assert notes(place, evaluation("{files: e.csv, label: label}")) == []
+    assert said(place, evaluation("{files: [a.tsv, b.tsv], text: sentence, label: class}")) == [
+        "6:55: data.evaluation.label: ./b.tsv has no column 'class'; the columns are 'sentence', 'label'"
+    ]
+    assert said(place, evaluation("{files: c.jsonl, text: words, label: class}")) == [
+        "6:32: data.evaluation.text: ./c.jsonl has no column 'words'; the columns are 'text'",
+        "6:45: data.evaluation.label: ./c.jsonl has no column 'class'; the columns are 'text'",
+    ]
+    assert said(place, evaluation("{files: d.txt, label: class}")) == [
+        "6:16: data file ./d.txt: a text file has no column 'class'; labels stand in tables"
+    ]
+    for beside, problem in (
+        ("files: c.jsonl, messages: x", "label stands beside text, the column of whole texts, not beside messages"),
+        (
+            "files: c.jsonl, prompt: x, completion: y",
+            "label stands beside text, the column of whole texts, not beside prompt",
+        ),
+        (
+            "files: d.txt, separator: x",
+            "label cannot stand beside separator: labels are a column, and a text file has none",
+        ),
+    ):
+        (found,) = said(place, evaluation(f"{{{beside}, label: class}}"))
+        assert found.endswith(problem)
+
+
+def test_labels_are_for_the_evaluation(place):
+    (place / "a.tsv").write_text("text\tclass\nx\t1\n")
+    text = TEXT.replace("{builtin: stories}", "{files: a.tsv, label: class}", 1) + "  - export:\n"
+    assert said(place, text) == [
+        "5:25: data.train.label: labels are read of data.evaluation alone, to measure accuracy; leave it out"
+    ]
+
+
+def test_an_encoder_need_not_fit_the_windows_of_the_benchmark(place):
+    config = CONFIG | {"model_type": "bert", "architectures": ["BertForMaskedLM"], "max_position_embeddings": 128}
+    (place / "model" / "config.json").write_text(json.dumps(config))
+    text = TEXT + "  - prune: {remove: {layers: 1}, calibration: {length: 64}}\n"
+    assert notes(place, text) == []
+    assert [line.split(":")[2] for line in said(place, text.replace("64}", "200}"))] == [" stages[0].prune"]
+
+
 def test_the_benchmark_must_fit_the_least_context(place):
     text = TEXT + "  - export:\nbenchmark: {perplexity: {length: 300}, latency: {prompt: 250, new: 10}}\n"
     assert said(place, text) == [

@@ -113,7 +113,8 @@ def test_check_lists_the_steps():
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert lines[0] == "recipes/quickstart.yaml: no errors, 8 steps"
-    assert lines[1] == "  prune     start -> torch/pruned"
+    assert lines[1] == "  prune     start -> torch/pruned   2.98 M -> 2.31 M parameters: ffn 576 -> 384"
+    assert lines[2] == "  distill   pruned -> torch/student"
     assert lines[-1] == "  export    int4 -> onnx/int4"
 
 

@@ -46,6 +46,7 @@ RANKS = {
     "overrides": 8,
     "recipe": 9,
     "check_models": 10,
+    "check_sizes": 10,
     "check": 11,
     "schema": 11,
     "run": 11,

@@ -157,9 +157,11 @@ def test_limits_need_evaluation_data_with_questions(tmp_path):
     ]
     text = BASE.replace("evaluation: {builtin: stories, seed: 1}", "evaluation: {files: a.txt}")
     assert said(tmp_path, text + limits) == [
-        "9:32: limits.slim.accuracy_drop can never be met: accuracy is measured on questions, which only {builtin: stories} has; "
-        "set another limit"
+        "9:32: limits.slim.accuracy_drop can never be met: accuracy needs the questions of {builtin: stories}, "
+        "or of a classifier a column of labels (label:)"
     ]
+    labelled = BASE.replace("evaluation: {builtin: stories, seed: 1}", "evaluation: {files: a.tsv, label: class}")
+    assert read_recipe(write(tmp_path, labelled + limits)).head.limits["slim"].accuracy_drop == 1
     assert read_recipe(write(tmp_path, BASE + limits)).head.limits["slim"].size_mb == 1
 
 

@@ -130,6 +130,33 @@ def test_what_changes_a_value_has_it_measured_again(run, monkeypatch, what, valu
     assert run.measure()[0] == expected
 
 
+def test_documents_that_a_row_cannot_read_are_said_and_counted_once(run, monkeypatch):
+    given, asked = [], []
+
+    def quality(*arguments):
+        given.append(arguments[4])
+        return {"perplexity": Measurement(3.0, "")}
+
+    def left_out(read, folders, documents):
+        asked.append((list(folders), documents, len(read(folders[0]))))
+        return frozenset({2, 0})
+
+    monkeypatch.setattr(rows, "measure_quality", quality)
+    monkeypatch.setattr(rows, "unreadable", left_out)
+    run.measure()
+    said = "bits per byte: 2 of the first 100 documents are over the context of a row, and left out of all rows"
+    assert said in run.run.listener.said
+    assert given == [frozenset({0, 2})]
+    run.measure()
+    assert (len(given), len(asked)) == (1, 1)
+    assert asked[0][1:] == (100, 3)
+    # another row, and so another set
+    monkeypatch.setattr(rows, "fingerprint_tokenizer", lambda *_: "another")
+    monkeypatch.setattr(rows, "unreadable", lambda *_: frozenset({1}))
+    run.measure()
+    assert given[1:] == [frozenset({1})]
+
+
 def test_the_table_stands_beside_the_results(run):
     run.measure()
     assert (run.folder / "table.md").read_text(encoding="utf-8").startswith("| Artifact |")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,8 @@ def measure_bits_per_byte(
     compared cannot read (see `unreadable`) no row is measured on. Comparable between tokenizers, where perplexity is not.
     """
     join = joining_token(corpus, row.folder)[0]
-    skipped = left_out | _over(corpus, row.decoder.context, options.documents)
     documents = list(islice(corpus.documents(), options.documents))
+    skipped = _over(corpus, row.decoder.context, options.documents) | (left_out & set(range(len(documents))))
     kept = [(ids, size) for number, (ids, _, size) in enumerate(documents) if number not in skipped]
     conditions: dict[str, Any] = {
         "documents": len(kept),
@@ -65,6 +65,14 @@ def unreadable(read: Callable[[Path], Corpus], folders: Iterable[Path], document
         if is_causal(config):
             found |= _over(read(folder), context_of(config, folder), documents)
     return frozenset(found)
+
+
+def left_out_words(left_out: Collection[int], documents: int) -> str:
+    """Return the sentence for documents that no row is measured on; empty where every row can read all of them."""
+    if not left_out:
+        return ""
+    count = f"{len(left_out)} of the first {documents} documents"
+    return f"bits per byte: {count} are over the context of a row, and left out of all rows"
 
 
 def _over(corpus: Corpus, context: int, documents: int) -> frozenset[int]:

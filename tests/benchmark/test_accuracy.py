@@ -12,7 +12,7 @@ import pytest
 from compress.benchmark.accuracy import candidates, measure_accuracy
 from compress.benchmark.options import AccuracyOptions
 from compress.benchmark.row import Row
-from compress.data.corpus import Corpus, Question
+from compress.data.corpus import Corpus, Example, Question
 from compress.models.decoder import open_decoder
 from compress.models.folder import load_tokenizer
 from tests.benchmark.conftest import QUESTIONS
@@ -80,5 +80,7 @@ def test_reasons(tiny: dict[str, Path], corpus: Corpus) -> None:
     long = Question("word " * 80, "a", ("a", "b"))
     all_long = measure_accuracy(row, replace(corpus, questions=(long,)), AccuracyOptions())
     assert all_long.reason == "every question is longer than the context of 64"
+    labelled = measure_accuracy(row, replace(corpus, examples=(Example("fox", 0),)), AccuracyOptions())
+    assert labelled.reason == "labels are for classifiers, and LlamaForCausalLM is none"
     some = measure_accuracy(row, replace(corpus, questions=(long, *QUESTIONS)), AccuracyOptions(questions=3))
     assert (some.conditions["questions"], some.conditions["left_out_over_context"]) == (2, 1)

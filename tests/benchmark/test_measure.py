@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,9 @@ from compress.benchmark.measure import NAMES, QUALITY_UNITS, measure, measure_qu
 from compress.benchmark.options import BenchmarkOptions, LatencyOptions, PerplexityOptions
 from compress.benchmark.teacher import TeacherLogits
 from compress.contract import measurement_from_json
-from compress.data.corpus import Corpus
+from compress.data.corpus import Corpus, Example
 from compress.errors import ArtifactError
+from tests.models.tiny_encoder import make_encoder_folder
 
 OPTIONS = BenchmarkOptions(
     perplexity=PerplexityOptions(length=16, windows=4), latency=LatencyOptions(prompt=8, new=4, threads=1, warmup=1)
@@ -44,6 +46,19 @@ def test_without_data_there_are_reasons(tiny: dict[str, Path]) -> None:
     assert {name: (one.value, one.reason) for name, one in found.items()} == dict.fromkeys(
         QUALITY_UNITS, (None, "there is no evaluation data")
     )
+
+
+def test_of_an_encoder_what_does_not_apply_has_a_reason(tiny: dict[str, Path], corpus: Corpus, tmp_path: Path) -> None:
+    folder = make_encoder_folder(tmp_path / "encoder")
+    labelled = replace(corpus, examples=(Example("the fox", 0), Example("the barn", 1)))
+    found = measure_quality(folder, OPTIONS, labelled, TeacherLogits(tiny["torch"]))
+    assert {name for name, one in found.items() if one.value is not None} == {"accuracy"}
+    said = "BertForSequenceClassification is no causal language model"
+    assert {found[name].reason for name in set(QUALITY_UNITS) - {"accuracy"}} == {said}
+    without = measure_quality(folder, OPTIONS.model_copy(update={"accuracy": False}), labelled)
+    assert set(without) == set(QUALITY_UNITS) - {"accuracy"}
+    unlabelled = measure_quality(folder, OPTIONS, corpus)["accuracy"]
+    assert unlabelled.reason == "the evaluation data has no labels; name their column with label:"
 
 
 def test_repeats_to_the_last_bit(tiny: dict[str, Path], corpus: Corpus, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from compress.benchmark import speed
 from compress.benchmark.options import LatencyOptions
 from compress.benchmark.speed import SPEED_UNITS, measure_speed
 from compress.errors import StageError
+from tests.models.tiny_encoder import CONTEXT, make_encoder_folder
 
 OPTIONS = LatencyOptions(prompt=12, new=6, repeats=5, warmup=1, threads=1)
 
@@ -45,6 +46,26 @@ def test_artifacts_that_do_not_fit_together_are_measured_apart(
     monkeypatch.setattr(speed, "_LIVE_SHARE", 0.0)
     result = measure_speed({"a": tiny["onnx"], "b": tiny["onnx"]}, OPTIONS)
     assert [result[name]["first_token_ms"].conditions["in_turns_with"] for name in "ab"] == [0, 0]
+
+
+def test_an_encoder_reads_its_context_and_decodes_nothing(tiny: dict[str, Path], tmp_path: Path) -> None:
+    encoder = make_encoder_folder(tmp_path / "encoder")
+    shut = make_encoder_folder(tmp_path / "shut")
+    (shut / "model.onnx").write_bytes(b"not opened")
+    result = measure_speed({"a": shut, "b": encoder, "c": tiny["onnx"]}, OPTIONS)
+    assert list(result) == ["a", "b", "c"]
+    prefill = result["b"]["prefill_tokens_per_second"]
+    assert prefill.value == np.median(prefill.samples) > 0
+    assert (prefill.conditions["prompt"], prefill.conditions["new"]) == (CONTEXT, 0)
+    assert prefill.conditions["in_turns_with"] == 1
+    for name in ("load_seconds", "peak_rss_bytes"):
+        assert (result["b"][name].value or 0) > 0
+    for name in ("decode_tokens_per_second", "first_token_ms"):
+        assert result["b"][name].value is None
+        assert result["b"][name].reason == "BertForSequenceClassification generates no tokens"
+    said = "BertForSequenceClassification is not run from an ONNX file"
+    assert {name: one.reason for name, one in result["a"].items()} == dict.fromkeys(SPEED_UNITS, said)
+    assert result["c"]["decode_tokens_per_second"].value is not None
 
 
 def test_over_the_context_there_is_a_reason(tiny: dict[str, Path]) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from compress.benchmark.teacher import TeacherLogits
 from compress.data.corpus import Corpus
+from tests.models.tiny_encoder import make_encoder_folder
 
 
 def count_calls(teacher: TeacherLogits, monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -21,6 +22,12 @@ def count_calls(teacher: TeacherLogits, monkeypatch: pytest.MonkeyPatch) -> list
 
     monkeypatch.setattr(teacher.decoder, "logits", counted)
     return calls
+
+
+def test_an_encoder_is_no_teacher(tiny: dict[str, Path], tmp_path: Path) -> None:
+    teacher = TeacherLogits(make_encoder_folder(tmp_path / "encoder"))
+    said = "the teacher, BertForSequenceClassification is no causal language model"
+    assert teacher.difference(tiny["torch"], 300) == said
 
 
 def test_kept_logits_are_computed_once(

@@ -11,6 +11,7 @@ import pytest
 from compress.benchmark.process import open_worker
 from compress.benchmark.worker import Worker, serve
 from compress.errors import StageError
+from tests.models.tiny_encoder import CONTEXT, make_encoder_folder
 
 RUN = {"prompt": 8, "new": 4, "seed": 0}
 
@@ -76,6 +77,15 @@ def test_reads_a_seeded_prompt_and_decodes_greedily(tiny: dict[str, Path], monke
     for token in tokens[:4]:
         assert token == int(worker.decoder.logits(np.array([ids]))[0, -1].argmax())
         ids.append(token)
+
+
+def test_an_encoder_only_reads(tmp_path: Path) -> None:
+    worker = Worker()
+    loaded = worker.load(str(make_encoder_folder(tmp_path / "encoder")), 1)
+    assert loaded["context"] == CONTEXT
+    times = worker.run(prompt=CONTEXT, new=0, seed=0)
+    assert list(times) == ["start_seconds"]
+    assert times["start_seconds"] > 0
 
 
 def test_answers_every_line(tiny: dict[str, Path]) -> None:

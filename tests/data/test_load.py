@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
+from compress.data.corpus import Example
 from compress.data.load import RecipeData, joining_token
 from compress.data.options import DataOptions, Source
 from compress.errors import ArtifactError, StageError
@@ -231,3 +232,14 @@ def test_a_broken_tokenizer_is_named(tmp_path, model):
     (folder / "tokenizer.json").write_text('{"model"')
     with pytest.raises(ArtifactError, match=r"tokenizer\.json: no tokenizer can be read from it"):
         RecipeData(DataOptions(evaluation=text_source(tmp_path, ["a"])), 0)("evaluation", folder)
+
+
+def test_labelled_texts_stand_in_the_corpus_once_more(model, tmp_path):
+    (tmp_path / "a.tsv").write_text("sentence\tlabel\nhello you\t1\nsee the bird \tno\n")
+    source = Source(files=[str(tmp_path / "a.tsv")], text="sentence", label="label")
+    data = RecipeData(DataOptions(evaluation=source), 0)
+    corpus = data("evaluation", model)
+    assert corpus.examples == (Example("hello you", "1"), Example("see the bird", "no"))
+    assert len(corpus) == 2
+    plain = source.model_copy(update={"label": None})
+    assert RecipeData(DataOptions(evaluation=plain), 0)("evaluation", model).examples == ()

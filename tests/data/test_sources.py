@@ -204,3 +204,57 @@ def test_a_hub_dataset_without_a_network_is_refused_at_once(monkeypatch):
     with pytest.raises(StageError, match="dataset nobody/nothing: cannot be opened"):
         fingerprint_source(Source(dataset="nobody/nothing"))
     assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "labels"),
+    [
+        ("a.tsv", "sentence\tlabel\nit 's good \t1\nbad\t0\n", [1, 0]),
+        ("a.csv", "sentence,label\nit 's good,positive\nbad,null\n", ["positive", "null"]),
+        ("a.jsonl", '{"sentence": "it \'s good", "label": 2}\n{"sentence": "bad", "label": 0}\n', [2, 0]),
+        ("a.jsonl", '{"sentence": "it \'s good", "label": "2"}\n{"sentence": "bad", "label": "no"}\n', ["2", "no"]),
+    ],
+)
+def test_a_column_of_labels_is_read_beside_the_text(tmp_path, name, content, labels):
+    source = Source(files=[str(write(tmp_path / name, content))], text="sentence", label="label")
+    found = list(read_documents(source))
+    assert [(document.text, document.label) for document in found] == list(
+        zip(("it 's good", "bad"), labels, strict=True)
+    )
+    plain = source.model_copy(update={"label": None})
+    assert [document.label for document in read_documents(plain)] == [None, None]
+    assert fingerprint_source(plain) != fingerprint_source(source)
+
+
+def test_a_table_of_labels_is_read_from_parquet(tmp_path):
+    table = pyarrow.table({"text": ["a", "b"], "label": pyarrow.array([1, 0], pyarrow.int8())})
+    parquet.write_table(table, tmp_path / "a.parquet")
+    found = read_documents(Source(files=[str(tmp_path / "a.parquet")], label="label"))
+    assert [document.label for document in found] == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ("0.5", "column 'label' holds float; a label is a whole number or a name"),
+        ("null", "column 'label' holds nothing; a label is a whole number or a name"),
+        ('""', "column 'label' holds nothing; a label is a whole number or a name"),
+    ],
+)
+def test_what_is_no_label_is_named_with_its_row(tmp_path, value, problem):
+    write(tmp_path / "a.jsonl", f'{{"text": "a", "label": {value}}}\n')
+    with pytest.raises(StageError) as caught:
+        list(read_documents(Source(files=[str(tmp_path / "a.jsonl")], label="label")))
+    assert str(caught.value) == f"row 1: {problem}"
+
+
+def test_a_text_file_has_no_labels(tmp_path):
+    file = write(tmp_path / "a.txt", "x")
+    with pytest.raises(StageError, match=r"a\.txt: a text file has no column 'class'; labels stand in tables"):
+        expand_files(Source(files=[str(file)], label="class"))
+
+
+def test_with_labels_the_text_is_a_column_of_its_own(tmp_path):
+    write(tmp_path / "a.jsonl", '{"prompt": "a", "completion": "b", "label": 1}\n')
+    with pytest.raises(StageError, match=r"row 1: no column 'text'"):
+        list(read_documents(Source(files=[str(tmp_path / "a.jsonl")], label="label")))
