@@ -47,20 +47,34 @@ class Moments:
         assert self._seen is not None
         assert self._unseen is not None
         start = start.double().cpu()
-        seen, unseen = (_targets(moments, through) for moments in (self._seen, self._unseen))
-        ridge = _ridge(seen, unseen, start)
+        # single precision does for a comparison, and is several times faster
+        seen, unseen = (_missing(_single(moments), start.float(), through) for moments in (self._seen, self._unseen))
+        ridge = _ridge(seen, unseen)
         if ridge is None:
             return start
-        return solved(seen[0] + unseen[0], seen[1] + unseen[1], start, ridge)
+        whole = self._seen[0] + self._unseen[0], self._seen[1] + self._unseen[1]
+        gram, missing = _missing(whole, start, through)
+        return start + solved(gram, missing, ridge).T
 
 
-def _ridge(seen: tuple[Tensor, Tensor], unseen: tuple[Tensor, Tensor], start: Tensor) -> float | None:
+def _single(moments: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    return moments[0].float(), moments[1].float()
+
+
+def _missing(moments: tuple[Tensor, Tensor], start: Tensor, through: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return the moments of the inputs with themselves, and with what the start misses of the targets: [I, I], [I, O]."""
+    gram, cross = moments
+    if through is not None:
+        cross = cross @ through.to("cpu", cross.dtype).T
+    return gram, cross - gram @ start.T
+
+
+def _ridge(seen: tuple[Tensor, Tensor], unseen: tuple[Tensor, Tensor]) -> float | None:
     """Return the ridge that does best on the tokens held out; None where the start does better."""
-    # single precision does for a comparison, and is several times faster
-    single = [each.float() for each in (*seen, start)]
-    best, least = None, _error(unseen, start)
+    best, least = None, 0.0
     for ridge in RIDGES:
-        error = _error(unseen, solved(single[0], single[1], single[2], ridge).double())
+        change = solved(*seen, ridge)
+        error = float(((unseen[0] @ change - 2 * unseen[1]) * change).sum(dtype=torch.float64))
         if best is not None and error >= least:
             break
         if error < least:
@@ -68,22 +82,12 @@ def _ridge(seen: tuple[Tensor, Tensor], unseen: tuple[Tensor, Tensor], start: Te
     return best
 
 
-def solved(gram: Tensor, cross: Tensor, start: Tensor, ridge: float) -> Tensor:
-    """Return the ridge fit towards `start` from second moments. Shapes: gram [I, I], cross [I, O], start [O, I] -> [O, I]."""
+def solved(gram: Tensor, missing: Tensor, ridge: float) -> Tensor:
+    """Return the change of least squared error with a ridge. Shapes: gram [I, I], missing [I, O] -> [I, O]."""
     # The least is for inputs that are all zero.
     penalty = ridge * gram.diagonal().mean().clamp(min=1e-20)
     factor = torch.linalg.cholesky(gram + penalty * torch.eye(len(gram), dtype=gram.dtype))
-    return torch.cholesky_solve(cross + penalty * start.T, factor).T
-
-
-def _error(moments: tuple[Tensor, Tensor], weight: Tensor) -> float:
-    """Return the sum of squared errors, less that of giving nothing."""
-    gram, cross = moments
-    return float(((weight @ gram - 2 * cross.T) * weight).sum())
-
-
-def _targets(moments: tuple[Tensor, Tensor], through: Tensor | None) -> tuple[Tensor, Tensor]:
-    return moments if through is None else (moments[0], moments[1] @ through.double().cpu().T)
+    return torch.cholesky_solve(missing, factor)
 
 
 def _added(sums: tuple[Tensor, Tensor] | None, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

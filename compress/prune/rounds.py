@@ -14,8 +14,6 @@ from compress.prune.axes import fits, legal_heads
 from compress.prune.cut import Kept
 from compress.prune.ranking import Ranking
 
-_PARTS = ("layers", "ffn", "heads", "hidden", "vocab")
-
 
 def sizes_of_rounds(before: Shape, after: Shape, rounds: int, config: Mapping[str, Any]) -> list[Shape]:
     """Return the sizes after each round, in equal steps as far as the family takes them; the last are `after`.
@@ -40,7 +38,11 @@ def _between(before: Shape, after: Shape, share: float, config: Mapping[str, Any
     heads, kv_heads = min(
         way
         for way in ways
-        if way[0] >= aimed and (way[1] < before.kv_heads) == (whole_groups and way[0] < before.heads)
+        if way[0] >= aimed
+        and (way[1] < before.kv_heads) == (whole_groups and way[0] < before.heads)
+        # nothing that the end still needs goes on the way
+        and way[1] >= after.kv_heads
+        and way[0] // way[1] >= after.group
     )
     if family.coupled:
         hidden = heads * before.head_dim

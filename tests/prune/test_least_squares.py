@@ -42,7 +42,8 @@ def _fitted(x: Tensor, y: Tensor, start: Tensor, bias: bool = False) -> Tensor:
 @pytest.mark.parametrize("share", [1e-4, 0.1, 10.0])
 def test_a_fit_with_a_ridge_equals_the_augmented_system(share):
     x, y, start = (each.double() for each in (_random(30, 6), _random(30, 4, seed=1), _random(4, 6, seed=2)))
-    check_near(solved(x.T @ x, x.T @ y, start, share), slow.ridge(x, y, start, share))
+    found = start + solved(x.T @ x, x.T @ (y - x @ start.T), share).T
+    check_near(found, slow.ridge(x, y, start, share))
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -120,7 +121,7 @@ def test_no_other_matrix_has_a_smaller_penalised_error():
     def cost(weight: Tensor) -> float:
         return float((x @ weight.T - y).square().sum() + penalty * (weight - start).square().sum())
 
-    best = solved(x.T @ x, x.T @ y, start, 0.1)
+    best = start + solved(x.T @ x, x.T @ (y - x @ start.T), 0.1).T
     assert cost(best) < cost(start)
     for seed in range(20):
         assert cost(best) < cost(best + 1e-3 * _random(4, 6, seed=seed))
