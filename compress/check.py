@@ -6,13 +6,20 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from compress.check_models import Origin, different_tokenizers, has_chat_template, look_at, special_tokens
+from compress.check_models import (
+    Origin,
+    different_tokenizers,
+    has_chat_template,
+    look_at,
+    lost_tokens,
+    special_tokens,
+)
 from compress.check_sizes import cut_words
 from compress.data.columns import columns_of
 from compress.data.options import COLUMNS, Source
 from compress.document import PathKey
 from compress.errors import ArtifactError, RecipeError, StageError
-from compress.models.kind import is_causal
+from compress.models.kind import class_name, is_causal
 from compress.overrides import is_folder
 from compress.recipe import Recipe, Step, read_draft
 from compress.stages import STAGES
@@ -20,6 +27,7 @@ from compress.training.options import TrainingOptions
 
 Config = dict[str, Any]
 _PARTS = ("train", "validation", "calibration", "evaluation")
+_BY_TOKEN = ("perplexity_increase", "kl_to_teacher")
 _LEARNED = ("train", "validation", "calibration")
 
 
@@ -44,6 +52,7 @@ def check(recipe: Recipe) -> list[str]:
         origins = look_at(recipe, notes)
         _tokens_and_templates(recipe, origins)
         configs = _steps(recipe, origins)
+        _limits(recipe, configs)
         _benchmark(recipe, configs, notes)
         found = recipe.document.in_order(recipe.document.problems)
     finally:
@@ -152,6 +161,7 @@ def _steps(recipe: Recipe, origins: dict[str, Origin]) -> dict[str, Config | Non
     configs = {name: origin.config for name, origin in origins.items()}
     quantized = {name for name, origin in origins.items() if origin.quantized}
     uncut = {name: origin.map.size for name, origin in origins.items() if origin.map}
+    tokenizers = {name: origin.folder for name, origin in origins.items()}
     for step in recipe.steps:
         config = configs.get(step.source)
         if step.source in quantized and not step.stage.quantized_source:
@@ -161,9 +171,13 @@ def _steps(recipe: Recipe, origins: dict[str, Origin]) -> dict[str, Config | Non
         if step.word == "quantize":
             quantized.add(step.id)
         after = _planned(recipe, step, config) if step.valid and config is not None else None
+        tokenizers[step.id] = tokenizers.get(step.source)
+        if config and after and config.get("vocab_size") != after.get("vocab_size"):
+            _tokens(recipe, step, tokenizers.pop(step.id), (config, after))
         if step.valid and isinstance(step.options, TrainingOptions):
             asked = [("teacher", configs["teacher"])] if step.stage.teacher else []
             _length(recipe, step, step.options.length, [(step.source, config), *asked])
+            _next_token(recipe, step, [(step.source, config), *asked])
         if step.stage.teacher:
             _vocabulary(recipe, step, configs, origins, uncut)
         if step.gives == "torch":
@@ -183,12 +197,34 @@ def _planned(recipe: Recipe, step: Step, config: Config) -> Config | None:
         return None
 
 
+def _tokens(recipe: Recipe, step: Step, folder: Path | None, configs: tuple[Config, Config]) -> None:
+    """Refuse a cut of the vocabulary that the tokenizer does not allow; after a cut it is not known here."""
+    if folder is None or not (folder / "tokenizer.json").is_file():
+        return
+    # imports numpy, which most checks do not need
+    from compress.prune.tokenizer import refuse_tokens
+
+    try:
+        refuse_tokens(folder, configs[0]["vocab_size"], configs[1]["vocab_size"])
+    except (ValueError, ArtifactError) as error:
+        recipe.document.complain(step.path, f"{step.where}: {error}")
+
+
 def _length(recipe: Recipe, step: Step, length: int, models: list[tuple[str, Config | None]]) -> None:
     for name, config in models:
         context = _context(config)
         if context and length > context:
             message = f"is {length}, the context of '{name}' is {context} tokens; use at most {context}"
             recipe.document.complain((*step.path, "length"), f"{step.where}.length {message}")
+            return
+
+
+def _next_token(recipe: Recipe, step: Step, models: list[tuple[str, Config | None]]) -> None:
+    """Refuse models that do not write text: they see the token that they would learn to predict."""
+    for name, config in models:
+        if config and not is_causal(config):
+            message = f"'{name}' is a {class_name(config)}, and {step.word} needs a causal language model; leave it out"
+            recipe.document.complain(step.path, f"{step.where}: {message}")
             return
 
 
@@ -223,9 +259,22 @@ def _vocabulary(
             "Start from the teacher, or leave student.vocab out"
         )
     else:
-        message = different_tokenizers(recipe, origins)
+        message = different_tokenizers(recipe, origins) or lost_tokens(origins, student["vocab_size"])
     if message:
         recipe.document.complain(step.path, f"{step.where}: {message}")
+
+
+def _limits(recipe: Recipe, configs: dict[str, Config | None]) -> None:
+    """Refuse limits that set tokens of a cut vocabulary against the teacher's."""
+    whole = (configs["teacher"] or {}).get("vocab_size")
+    for id, limit in recipe.head.limits.items():
+        left = (configs.get(id) or {}).get("vocab_size")
+        for name in _BY_TOKEN if whole and left and whole != left else ():
+            if getattr(limit, name) is not None:
+                why = f"'{id}' has {left} tokens, the teacher {whole}, and it is measured by token"
+                recipe.document.complain(
+                    ("limits", id, name), f"limits.{id}.{name} can never be met: {why}; leave it out"
+                )
 
 
 def _benchmark(recipe: Recipe, configs: dict[str, Config | None], notes: list[str]) -> None:

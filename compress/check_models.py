@@ -13,7 +13,7 @@ from compress.errors import ArtifactError
 from compress.models.folder import SpecialIds, read_config, special_ids, weight_files
 from compress.models.options import StudentOptions, TeacherOptions
 from compress.models.origin import local_folder, peek_config
-from compress.models.vocabulary import VocabularyMap, read_map
+from compress.models.vocabulary import VocabularyMap, lost_words, read_map
 from compress.overrides import is_folder
 from compress.recipe import Recipe
 
@@ -148,6 +148,15 @@ def different_tokenizers(recipe: Recipe, origins: dict[str, Origin]) -> str:
     if digests[0] == digests[1] or (cut is not None and cut.tokenizer_sha256 in known):
         return ""
     return f"teacher and student have different tokenizers ({files[0]}, {files[1]}); distill needs the same one"
+
+
+def lost_tokens(origins: dict[str, Origin], tokens: int) -> str:
+    """Return what to say of a cut teacher without some of the `tokens` of a student that is no smaller than the start; else
+    nothing: which tokens a smaller one keeps is not known here."""
+    student, teacher = origins["start"].map, origins["teacher"].map
+    if student is None or teacher is None or len(student.kept) != tokens:
+        return ""
+    return lost_words(student, teacher)
 
 
 def special_tokens(folder: Path) -> SpecialIds | None:

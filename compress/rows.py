@@ -26,14 +26,14 @@ from compress.models.quantized import precision
 from compress.recipe import Recipe
 from compress.report.page import write_page
 from compress.report.plots import draw
-from compress.report.results import SCHEMA, write_results
+from compress.report.results import SCHEMA, perplexity_increase, write_results
 from compress.report.table import markdown, table
 from compress.run import SCRATCH, Node, Run, load_state, save_state, version_notes
 from compress.training.finish import read_log
 from compress.versions import versions
 
 Measurements = dict[str, Measurement]
-MEASURE_REVISION = 2
+MEASURE_REVISION = 3
 
 
 def measure_and_report(run: Run, nodes: list[Node]) -> Json:
@@ -253,8 +253,7 @@ def _limited(name: str, row: Json, rows: list[Json]) -> float | None:
         return float(row["size_bytes"]) / 1e6
     teacher = next((other for other in rows if other["id"] == "teacher"), None)
     if name == "perplexity_increase":
-        now, before = _value(row, "perplexity"), _value(teacher, "perplexity")
-        return now / before - 1 if now is not None and before else None
+        return perplexity_increase(row, teacher)
     if name == "accuracy_drop":
         now, before = _value(row, "accuracy"), _value(teacher, "accuracy")
         return before - now if now is not None and before is not None else None

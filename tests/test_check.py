@@ -11,59 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from compress.check import check, open_recipe
+from compress.check import check
 from compress.errors import RecipeError
 from compress.models.origin import EMBEDDED
-from compress.models.vocabulary import VocabularyMap, map_after
 from compress.recipe import read_recipe
-
-TEXT = """recipe: 1
-name: tiny
-teacher: {model: model}
-data:
-  train: {builtin: stories}
-  evaluation: {builtin: stories, seed: 1}
-stages:
-"""
-CONFIG = {
-    "model_type": "llama",
-    "vocab_size": 64,
-    "hidden_size": 48,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "head_dim": 24,
-    "max_position_embeddings": 256,
-    "tie_word_embeddings": True,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-
-
-def model(folder: Path, **changes: object) -> Path:
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(CONFIG | changes))
-    (folder / "tokenizer.json").write_text(json.dumps({"of": changes.get("vocab_size", 64)}))
-    (folder / "model.safetensors").touch()
-    return folder
+from tests.tiny_check import CONFIG, TEXT, model, notes, said
 
 
 @pytest.fixture
 def place(tmp_path) -> Path:
     model(tmp_path / "model")
     return tmp_path
-
-
-def notes(place: Path, text: str) -> list[str]:
-    (place / "r.yaml").write_text(text, encoding="utf-8")
-    return open_recipe(place / "r.yaml")[1]
-
-
-def said(place: Path, text: str) -> list[str]:
-    with pytest.raises(RecipeError) as caught:
-        notes(place, text)
-    found = caught.value.problems
-    return [f"{one.line}:{one.column}: {one.message.replace(str(place), '.')}" for one in found]
 
 
 def test_a_good_recipe_has_no_notes(place):
@@ -104,6 +62,17 @@ def test_nothing_but_export_starts_from_a_quantized_model(place, line):
     ]
 
 
+@pytest.mark.parametrize("word", ["train", "distill"])
+def test_what_writes_no_text_learns_no_next_token(word, place):
+    model(place / "bert", model_type="bert", architectures=["BertForMaskedLM"])
+    text = TEXT.replace("{model: model}", "{model: bert}") + f"  - {word}: {{tokens: 9}}\n"
+    needs = "needs a causal language model; leave it out"
+    assert said(place, text) == [f"8:5: stages[0].{word}: 'start' is a BertForMaskedLM, and {word} {needs}"]
+    if word == "distill":
+        other = text + "student: {model: model}\n"
+        assert said(place, other) == [f"8:5: stages[0].distill: 'teacher' is a BertForMaskedLM, and distill {needs}"]
+
+
 def test_distill_needs_the_tokenizer_of_the_teacher(place):
     model(place / "other", vocab_size=65)
     text = TEXT + "  - distill: {tokens: 9}\nstudent: {model: other}\n"
@@ -116,53 +85,6 @@ def test_distill_needs_the_tokenizer_of_the_teacher(place):
     ]
     shutil.copyfile(place / "model" / "tokenizer.json", place / "other" / "tokenizer.json")
     assert notes(place, text) == []
-
-
-def test_distill_may_follow_a_cut_of_the_vocabulary(place):
-    cut = TEXT + "  - prune: {id: a, remove: {vocab: 8}}\n"
-    text = (
-        cut
-        + "  - prune: {id: b, remove: {vocab: 8}}\n  - distill: {id: c, from: b, tokens: 9}\n  - distill: {id: d, from: c, tokens: 9}\n"
-    )
-    assert notes(place, text) == []
-    model(place / "other", vocab_size=65)
-    assert said(place, text + "student: {model: other}\n") == [
-        f"{line}:5: stages[{line - 8}].distill: the teacher has 64 tokens, '{source}' has 49; both need the same tokenizer. Start from the teacher, or leave student.vocab out"
-        for line, source in ((10, "b"), (11, "c"))
-    ]
-    (place / "other" / "config.json").write_text(json.dumps(CONFIG))
-    assert said(place, cut + "  - distill: {tokens: 9}\nstudent: {model: other}\n") == [
-        "9:5: stages[1].distill: teacher and student have different tokenizers (./model/tokenizer.json, ./other/tokenizer.json); distill needs the same one"
-    ]
-
-
-def test_a_folder_whose_vocabulary_was_cut_has_the_teachers_tokens(place):
-    student = model(place / "cut", vocab_size=48)
-    map_after(place / "model", range(48), [0] * 64).write(student)
-    text = TEXT + "  - distill: {tokens: 9}\nstudent: {model: cut}\n"
-    assert notes(place, text) == []
-    assert notes(place, text.replace("- distill: {t", "- prune: {remove: {vocab: 8}}\n  - distill: {t")) == []
-    model(place / "more", vocab_size=40)
-    map_after(place / "model", range(40), [0] * 64).write(place / "more")
-    assert (
-        notes(
-            place,
-            text.replace("{model: model}", "{model: cut}").replace("student: {model: cut}", "student: {model: more}"),
-        )
-        == []
-    )
-    VocabularyMap("0" * 64, 64, tuple(range(48)), (0,) * 64).write(student)
-    assert said(place, text) == [
-        "8:5: stages[0].distill: teacher and student have different tokenizers (./model/tokenizer.json, ./cut/tokenizer.json); distill needs the same one"
-    ]
-    VocabularyMap("0" * 64, 66, tuple(range(48)), (0,) * 66).write(student)
-    assert said(place, text) == [
-        "8:5: stages[0].distill: the teacher has 64 tokens, 'start' has 48; both need the same tokenizer. Start from the teacher, or leave student.vocab out"
-    ]
-    (student / "vocabulary_map.json").write_text("{}")
-    assert said(place, text) == [
-        "9:11: student.model: ./cut/vocabulary_map.json: schema None is not read, 1 is; cut the model again"
-    ]
 
 
 def test_distill_looks_at_the_context_of_the_teacher_too(place):

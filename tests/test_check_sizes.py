@@ -6,7 +6,7 @@ import pytest
 
 from compress.check import forecasts, open_recipe
 from compress.check_sizes import cut_words
-from tests.test_check import CONFIG, TEXT, model
+from tests.tiny_check import CONFIG, TEXT, model
 
 
 def after(**changes):

@@ -50,6 +50,15 @@ def test_a_limit_on_what_was_not_measured_is_missed():
     assert found({"size_mb": 5.0}) == [("size_mb", None, False)]
 
 
+def test_perplexities_by_tokens_of_other_vocabularies_are_not_compared():
+    teacher, cut = row("teacher", perplexity=10.0), row("int4", "onnx", perplexity=10.1)
+    for one, vocabulary in ((teacher, 4096), (cut, 2048)):
+        one["measurements"]["perplexity"]["conditions"] = {"vocabulary": vocabulary}
+    assert found({"perplexity_increase": 0.05}, teacher, cut) == [("perplexity_increase", None, False)]
+    cut["measurements"]["perplexity"]["conditions"]["vocabulary"] = 4096
+    assert found({"perplexity_increase": 0.05}, teacher, cut)[0][2] is True
+
+
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """A run of a teacher alone, whose measurements are counted and not taken."""

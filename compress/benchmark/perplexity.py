@@ -35,6 +35,7 @@ def measure_perplexity(
         "windows": len(windows),
         "windows_asked": options.windows,
         "join": joining_token(corpus, row.folder)[0],
+        "vocabulary": row.decoder.vocabulary,
         "runtime": runtime(row.decoder),
     }
     refusal = _refuse_windows(windows, counted, row.decoder)

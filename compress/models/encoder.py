@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from compress.errors import ArtifactError
 from compress.models.decoder import context_of, format_of
-from compress.models.family_table import FAMILIES
+from compress.models.families import skipped_positions
 from compress.models.folder import read_config, weight_files
 from compress.models.kind import class_name, is_known
 
@@ -45,9 +45,7 @@ def longest_input(config: Mapping[str, Any], folder: Path) -> int:
 
     Raises ArtifactError where config.json declares no context.
     """
-    family = FAMILIES.get(str(config.get("model_type")))
-    behind = pad_of(config) + 1 if family is not None and family.pad_position else 0
-    return context_of(config, folder) - behind
+    return context_of(config, folder) - skipped_positions(config)
 
 
 def pad_of(config: Mapping[str, Any]) -> int:

@@ -112,6 +112,13 @@ def shape_of(config: Config) -> Shape:
     )
 
 
+def skipped_positions(config: Config) -> int:
+    """Return how many of the context's positions no text takes: those up to the padding id where a family counts from it."""
+    family = FAMILIES.get(str(config.get("model_type")))
+    pad = config.get("pad_token_id")
+    return (pad if isinstance(pad, int) else 0) + 1 if family is not None and family.pad_position else 0
+
+
 def _is_size(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 

@@ -237,7 +237,6 @@ _EMBEDDINGS = (
     embedding("embeddings.token_type_embeddings", "types"),
     layer_norm("embeddings.LayerNorm"),
 )
-_POOLER = linear("head", "pooler.dense", "hidden", "hidden", "always")
 
 
 def _dense(path: str, out: str = "hidden") -> Weight:

@@ -130,15 +130,23 @@ def teacher_tokens(teacher: Path, student: Path) -> TeacherTokens | None:
     raise ValueError("teacher and student have different tokenizer.json; both must have the same tokenizer")
 
 
+def lost_words(student: VocabularyMap, teacher: VocabularyMap) -> str:
+    """Return what to say of a teacher that lost tokens which the student has, both cut from one vocabulary; else nothing."""
+    missing = {*student.kept} - {*teacher.kept}
+    if not missing:
+        return ""
+    return (
+        f"the teacher's vocabulary was cut, and {len(missing)} of the student's {len(student.kept)} tokens went; give the "
+        "teacher as it was before"
+    )
+
+
 def _between(student: VocabularyMap, teacher: VocabularyMap) -> TeacherTokens:
     """Return the map between two cuts of the same vocabulary.
 
     Raises ValueError where the teacher lost tokens that the student has.
     """
+    if said := lost_words(student, teacher):
+        raise ValueError(said)
     places = {before: now for now, before in enumerate(teacher.kept)}
-    if missing := [index for index in student.kept if index not in places]:
-        raise ValueError(
-            f"the teacher's vocabulary was cut, and {len(missing)} of the student's {len(student.kept)} tokens went; give the "
-            "teacher as it was before"
-        )
     return TeacherTokens([places[index] for index in student.kept], [student.begins[index] for index in teacher.kept])

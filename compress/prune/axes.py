@@ -129,15 +129,14 @@ def _heads(amount: int | float | Groups, shape: Shape, dividing: bool) -> tuple[
         count = _some("heads.kv_groups", amount.kv_groups, asked, shape.kv_heads, "key/value groups")
         return shape.group * (shape.kv_heads - count), shape.kv_heads - count
     legal = legal_heads(shape)
-    counts = sorted({shape.heads - heads for heads, _ in legal})
+    choices = [pair for pair in legal if not dividing or shape.hidden % pair[0] == 0]
+    counts = sorted({shape.heads - heads for heads, _ in choices})
     if isinstance(amount, float):
         kept = shape.heads * (1 - amount)
-        choices = [pair for pair in legal if not dividing or shape.hidden % pair[0] == 0]
         # Between two at the same distance the one that keeps more, and of those the one that keeps every group.
         order = [(abs(pair[0] - kept), -pair[0], -pair[1], pair) for pair in [*choices, (shape.heads, shape.kv_heads)]]
         found = min(order)[-1]
-        dividing_counts = sorted({shape.heads - heads for heads, _ in choices})
-        _some("heads", amount, shape.heads - found[0], shape.heads, "query heads", dividing_counts)
+        _some("heads", amount, shape.heads - found[0], shape.heads, "query heads", counts)
         return found
     kept = shape.heads - _some("heads", amount, amount, shape.heads, "query heads", counts)
     exact = [pair for pair in legal if pair[0] == kept]

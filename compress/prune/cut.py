@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from compress.models.families import Parameter, Shape, cut_config, family_of, parameters_of, shape_of
 from compress.models.skeleton import empty_model
+from compress.prune.activation import layers_of
 from compress.prune.tokenizer import remap_ids
 
 Indices = Sequence[int]
@@ -67,15 +68,17 @@ class Cut:
                 f"vocab: {family.name} counts positions from pad_token_id {config['pad_token_id']}; keep every token before it"
             )
         self.model = empty_model(self.config, uncut.config._attn_implementation)
-        for buffer in (each for each in self.model.buffers() if each.is_floating_point()):
-            buffer.data = buffer.to(uncut.device, uncut.dtype)
+        for module in self.model.modules():
+            for name, buffer in module.named_buffers(recurse=False):
+                setattr(
+                    module, name, buffer.to(uncut.device, uncut.dtype if buffer.is_floating_point() else buffer.dtype)
+                )
         if getattr(uncut, "generation_config", None) is not None:
             self.model.generation_config = copy.deepcopy(uncut.generation_config)
             generation = uncut.generation_config.to_dict()
             for key, value in ({} if kept.vocab is None else remap_ids(generation, kept.vocab)).items():
                 setattr(self.model.generation_config, key, value)
-        base = uncut.get_submodule(family.base) if hasattr(uncut, family.base.partition(".")[0]) else uncut
-        self._uncut_layers: Any = base.get_submodule(family.layers)
+        self._uncut_layers: Any = layers_of(uncut, family)
 
     def run(self) -> Any:
         """Fill in everything, layer by layer, and return the cut model."""

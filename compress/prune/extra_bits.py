@@ -14,6 +14,7 @@ import torch
 
 from compress.contract import Progress, silent
 from compress.data.corpus import Corpus, Ids
+from compress.models.families import shape_of
 from compress.prune.spelling import Json, spelling_of
 from compress.prune.vocabulary import choose_tokens, count_tokens, removal_order
 
@@ -80,11 +81,12 @@ def measure_extra_bits(
 
     Measured in windows around up to 12 uses spread evenly over the text, `most` in all, shared out in the order of `parts`: the
     bits of a window in which parts stand for every use, less those of the window as it is, by use. Names come in crowds, and
-    a model copies how they were spelled. Tokens that the text does not use are left out.
+    a model copies how they were spelled. Tokens that the text does not use are left out, and windows over the model's context.
 
     Memory: the logits of one batch, at most 256 MB.
     """
-    windows = list(_windows(corpus, parts, most))
+    context = shape_of(model.config.to_dict()).context
+    windows = [each for each in _windows(corpus, parts, most) if context is None or len(each.apart) <= context]
     found: dict[int, list[float]] = defaultdict(list)
     width = int(model.get_output_embeddings().weight.shape[0])
     rows = max(1, min(_BATCH, _LOGIT_BYTES // (4 * width * 2 * (BEFORE + AFTER))))

@@ -47,7 +47,7 @@ class Removal(Options):
     hidden: Amount | None = Field(
         None,
         description="channels of the residual stream, the same in every layer; a count is exact, a fraction keeps the nearest "
-        "width that the family takes",
+        "width that the family takes, a multiple of 8 where it is 64 or more",
     )
     vocab: Amount | None = Field(
         None, description="tokens that the training text uses least; what is left still encodes any text without loss"

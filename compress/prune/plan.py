@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from compress.models.families import Shape, architecture_of, count_parameters, cut_config, family_of, shape_of
+from compress.models.families import (
+    Shape,
+    architecture_of,
+    count_parameters,
+    cut_config,
+    family_of,
+    shape_of,
+    skipped_positions,
+)
+from compress.models.kind import class_name, is_causal
 from compress.prune.axes import left_of
 from compress.prune.balance import balanced
 from compress.prune.options import PruneOptions
@@ -32,7 +41,7 @@ def plan(options: PruneOptions, config: dict[str, Any]) -> dict[str, Any]:
     that take a loss which the architecture does not have.
     """
     shape = shape_of(config)
-    problems = [_architecture(config), _quantized(config), _windows(options, shape)]
+    problems = [_architecture(config), _quantized(config), _windows(options, config, shape)]
     try:
         after = sizes_after(options, config)
     except ValueError as error:
@@ -58,11 +67,6 @@ def sizes_after(options: PruneOptions, config: dict[str, Any]) -> Shape:
     if options.keep.size_mb is not None:
         kept = int(options.keep.size_mb * 1e6 / _FLOAT_BYTES)
     return balanced(round(kept * total) if isinstance(kept, float) else int(kept or 0), config)
-
-
-def is_causal(architecture: str) -> bool:
-    """Say whether a class of transformers is a causal language model."""
-    return architecture.endswith(("ForCausalLM", "LMHeadModel"))
 
 
 def windows_of(options: PruneOptions, config: dict[str, Any]) -> int:
@@ -98,24 +102,21 @@ def _quantized(config: dict[str, Any]) -> str:
 
 def _losses(options: PruneOptions, config: dict[str, Any], before: Shape, after: Shape) -> list[str]:
     """Say which scores of the axes that are cut need a loss that the architecture does not have."""
-    named = config.get("architectures") or [next(iter(family_of(config).heads))]
-    if is_causal(str(named[0])):
+    if is_causal(config):
         return []
     return [
-        f"score.{axis} {score} needs the loss of a causal language model, and {named[0]} is none; use {instead}"
+        f"score.{axis} {score} needs the loss of a causal language model, and {class_name(config)} is none; use {instead}"
         for axis, instead in _WITHOUT_LOSS.items()
         if getattr(after, axis) < getattr(before, axis) and (score := getattr(options.score, axis)) in _WITH_LOSS
     ]
 
 
-def _windows(options: PruneOptions, shape: Shape) -> str:
+def _windows(options: PruneOptions, config: dict[str, Any], shape: Shape) -> str:
     length = options.calibration.length
-    if shape.context is None or length <= shape.context:
+    longest = None if shape.context is None else shape.context - skipped_positions(config)
+    if longest is None or length <= longest:
         return ""
-    return (
-        f"calibration.length {length} is longer than the model's context of {shape.context} tokens; "
-        f"use at most {shape.context}"
-    )
+    return f"calibration.length {length} is longer than the model's context of {longest} tokens; use at most {longest}"
 
 
 def _ids_in_range(config: dict[str, Any], vocabulary: int) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 In each layer, in this order: the attention's inputs, its output, the feed-forward's inputs, its output. An input projection
 is fitted to give what the uncut one gives on the uncut stream; an output projection to bring the cut model's stream to the
-uncut one, so that errors of earlier layers are corrected instead of carried on. Each fit reads what the cut model, repaired
-so far, really sees. No gradient is taken.
+uncut one, so that errors of earlier layers are corrected instead of carried on (behind a norm of its own, as in Gemma, to give
+what the uncut one gives). Each fit reads what the cut model, repaired so far, really sees. No gradient is taken.
 
 Memory: both streams and what one layer sees, about 40 bytes for each calibration token and channel.
 

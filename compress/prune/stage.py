@@ -26,7 +26,8 @@ from compress.prune.plan import plan, repair_of, sizes_after, windows_of
 from compress.prune.ranking import axes_cut, choose, finite, rank
 from compress.prune.repair import Repair
 from compress.prune.rounds import Tally, sizes_of_rounds
-from compress.prune.tokens import KeptTokens, keep_tokens, refuse_tokens
+from compress.prune.tokenizer import refuse_tokens
+from compress.prune.tokens import KeptTokens, keep_tokens
 
 # Largest difference of logits, reloaded against in memory, relative to the largest logit: float32 sums may differ.
 _TOLERANCE = 1e-5
@@ -113,7 +114,8 @@ def _check(options: PruneOptions, context: Context) -> Shape:
             "prune: needs calibration text to take scores on; give the recipe data.calibration or data.train"
         )
     if after.vocabulary < shape_of(config).vocabulary:
-        refuse_tokens(context, shape_of(config).vocabulary, after.vocabulary)
+        with _refused(context.source):
+            refuse_tokens(context.source, shape_of(config).vocabulary, after.vocabulary)
     return after
 
 

@@ -14,7 +14,7 @@ from compress.errors import ArtifactError
 from compress.models.folder import copy_tokenizer, load_tokenizer, read_config, read_object
 from compress.models.vocabulary import map_after
 from compress.prune.spelling import Json, merge_pairs, refuse_uncuttable
-from compress.prune.vocabulary import beginnings
+from compress.prune.vocabulary import beginnings, refuse_fewer
 
 _CONFIGS = ("config.json", "generation_config.json")
 # Files that say nothing of ids. vocab.json, merges.txt and tokenizer.model would contradict the cut tokenizer.json.
@@ -90,6 +90,14 @@ def named_ids(folder: Path) -> set[int]:
     found = named_by_tokenizer(read_object(folder / "tokenizer.json"))
     found.update(index for config in configs for index in _special(config))
     return {index for index in found if 0 <= index < read_config(folder)["vocab_size"]}
+
+
+def refuse_tokens(folder: Path, size: int, keep: int) -> None:
+    """Do nothing where the tokenizer of a model folder can be cut from `size` tokens to `keep`. Reads no weight.
+
+    Raises ValueError where it cannot.
+    """
+    refuse_fewer(read_object(folder / "tokenizer.json"), size, keep, named_ids(folder))
 
 
 def _special(config: Mapping[str, Any]) -> Iterable[int]:

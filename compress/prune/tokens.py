@@ -13,10 +13,9 @@ from compress.artifact import write_text
 from compress.contract import Context, DataAccess
 from compress.data.corpus import Corpus
 from compress.errors import StageError
-from compress.models.families import architecture_of
 from compress.models.folder import read_config, read_object
+from compress.models.kind import is_causal
 from compress.prune.extra_bits import choose_by_model
-from compress.prune.plan import is_causal
 from compress.prune.tokenizer import named_ids, remap_ids, write_tokenizer
 from compress.prune.vocabulary import choose_tokens, count_tokens
 
@@ -27,17 +26,6 @@ class KeptTokens:
 
     kept: list[int]
     uses: Tensor
-
-
-def refuse_tokens(context: Context, size: int, keep: int) -> None:
-    """Do nothing where the tokenizer can be cut so far. Reads no weight.
-
-    Raises StageError where it cannot.
-    """
-    try:
-        choose_tokens(read_object(context.source / "tokenizer.json"), [0] * size, keep, named_ids(context.source))
-    except ValueError as error:
-        raise StageError(f"prune {context.source}: {error}") from error
 
 
 def keep_tokens(context: Context, model: Any, keep: int) -> KeptTokens:
@@ -51,7 +39,7 @@ def keep_tokens(context: Context, model: Any, keep: int) -> KeptTokens:
     corpus = _text(context.data, context)
     tokenizer, always = read_object(context.source / "tokenizer.json"), named_ids(context.source)
     uses = count_tokens(corpus, model.get_input_embeddings().weight.shape[0])
-    if is_causal(architecture_of(config)):
+    if is_causal(config):
         kept = choose_by_model(model, tokenizer, corpus, keep, always, context.progress)
     else:
         kept = choose_tokens(tokenizer, uses, keep, always)

@@ -80,6 +80,13 @@ def least_tokens(tokenizer: Json, always: Iterable[int] = ()) -> int:
     return len(_staying(spelling_of(tokenizer), always))
 
 
+def refuse_fewer(tokenizer: Json, size: int, keep: int, always: Iterable[int] = ()) -> None:
+    """Raise ValueError, which says how many tokens can go, where `keep` of `size` are fewer than must stay, and for a
+    tokenizer that cannot be cut.
+    """
+    _check(spelling_of(tokenizer), size, keep, always)
+
+
 def _staying(spelling: Spelling, always: Iterable[int]) -> set[int]:
     found = {index for index in spelling.tokens if index not in spelling.parts}
     waiting = [index for index in always if index >= 0]

@@ -88,6 +88,22 @@ def reason_of(row: Json, name: str) -> str:
     return str(row["measurements"].get(name, {}).get("reason", ""))
 
 
+def perplexity_increase(row: Json, teacher: Json | None) -> float | None:
+    """Return how much a row's perplexity lies above the teacher's, as a fraction; None where it cannot be told."""
+    now, before = (None if one is None else value_of(one, "perplexity") for one in (row, teacher))
+    if now is None or not before or teacher is None or other_vocabulary(row, teacher):
+        return None
+    return now / before - 1
+
+
+def other_vocabulary(row: Json, teacher: Json) -> bool:
+    """Say whether two perplexities are by tokens of vocabularies of different sizes: longer tokens are harder to guess."""
+    sizes = {
+        one["measurements"].get("perplexity", {}).get("conditions", {}).get("vocabulary") for one in (row, teacher)
+    }
+    return len(sizes - {None}) > 1
+
+
 def megabytes_of(row: Json) -> float | None:
     """Return the size on disk in MB (10^6 bytes)."""
     size = row.get("size_bytes")

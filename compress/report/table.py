@@ -7,7 +7,15 @@ from dataclasses import dataclass, replace
 
 from compress.contract import Json
 from compress.report.regressions import Regression, find_regressions
-from compress.report.results import FORMATS, megabytes_of, reason_of, teacher_of, value_of
+from compress.report.results import (
+    FORMATS,
+    megabytes_of,
+    other_vocabulary,
+    perplexity_increase,
+    reason_of,
+    teacher_of,
+    value_of,
+)
 
 ABSENT = "–"
 WORSE = "▼"
@@ -90,11 +98,10 @@ def _decode_ratio(results: Json, row: Json) -> str | None:
 
 def _perplexity_change(results: Json, row: Json) -> str | None:
     teacher = teacher_of(results, row, same_format=False)
-    before = None if teacher is None else value_of(teacher, "perplexity")
-    value = value_of(row, "perplexity")
-    if value is None or not before:
+    increase = perplexity_increase(row, teacher)
+    if increase is None:
         return None
-    change = 100 * (value / before - 1)
+    change = 100 * increase
     return "0.0" if round(change, 1) == 0 else f"{change:+,.1f}" if abs(change) < 1000 else f"{change:+,.0f}"
 
 
@@ -228,9 +235,12 @@ def _cell(results: Json, row: Json, column: _Column, notes: dict[str, int]) -> s
     if column.name in row["measurements"] and value_of(row, column.name) is None:
         why = reason_of(row, column.name) or "no reason was given"
     elif column.cell in (_size_ratio, _decode_ratio, _perplexity_change) and _own_value(row, column.name) is not None:
-        why = "the run has no teacher to compare with, or the teacher has no value"
-        if column.cell is not _perplexity_change:
-            why = "no teacher of this format to compare with, or the teacher has no value"
+        why = "no teacher of this format to compare with, or the teacher has no value"
+        if column.cell is _perplexity_change:
+            teacher = teacher_of(results, row, same_format=False)
+            why = "the run has no teacher to compare with, or the teacher has no value"
+            if teacher is not None and other_vocabulary(row, teacher):
+                why = "the teacher has another vocabulary, and perplexity is by token; compare bits per byte"
     else:
         why = "not measured"
     title = column.header.split(" (")[0]

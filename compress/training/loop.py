@@ -23,6 +23,8 @@ from transformers.trainer_callback import PrinterCallback
 from compress.contract import Context, Json
 from compress.data.corpus import Ids, Mask
 from compress.errors import StageError
+from compress.models.folder import read_config
+from compress.models.kind import is_causal, not_causal
 from compress.training.checkpoint import FOLDER, newest, seal
 from compress.training.losses import UNCOUNTED, next_tokens
 from compress.training.options import TrainingOptions
@@ -52,8 +54,14 @@ class Examples:
 def load_examples(context: Context, options: TrainingOptions) -> Examples:
     """Return the windows of train and validation with the tokenizer of the model at hand.
 
-    Raises StageError when train has less than one window.
+    Raises StageError when train has less than one window, and for a model that is no causal language model: it sees the token
+    that it would learn to predict.
     """
+    config = read_config(context.source)
+    if not is_causal(config):
+        raise StageError(
+            f"{context.source}: {not_causal(config)}, and only those learn the next token; leave the stage out"
+        )
     if context.data is None:
         raise StageError("training needs data.train, the recipe has none")
     train = context.data("train", context.source, options.tokens + options.length)

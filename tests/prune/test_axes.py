@@ -174,6 +174,13 @@ REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
         "whole groups of 7: the nearest legal count is 2",
     ),
     (
+        # 12 heads would be equally many of every group, but do not divide 896.
+        {**QWEN, "model_type": "llama"},
+        {"heads": 1},
+        "remove.heads 1 would leave 13 of 14 query heads for 2 key/value heads; equally many must go from every group, or "
+        "whole groups of 7: the nearest legal count is 6",
+    ),
+    (
         QWEN,
         {"heads": 13},
         "remove.heads 13 would leave 1 of 14 query heads for 2 key/value heads; equally many must go from every group, or "

@@ -327,3 +327,12 @@ def test_heads_and_hidden_that_do_not_shrink_together_are_refused(parts):
     message = "heads and hidden shrink together in family opt: {} heads need a width of {}, got {}".format(*found)
     with pytest.raises(ValueError, match=message):
         Cut(tiny_model("opt"), Kept(**parts))
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt_neo", "gemma3_text"])
+def test_buffers_of_every_kind_stand_where_the_weights_do(family):
+    uncut = tiny_model(family).to("meta")
+    buffers = dict(Cut(uncut, Kept(ffn=FFN)).model.named_buffers())
+    assert len(buffers) >= 2
+    assert {buffer.device.type for buffer in buffers.values()} == {"meta"}
+    assert {buffer.dtype for buffer in buffers.values() if buffer.is_floating_point()} <= {torch.float64}

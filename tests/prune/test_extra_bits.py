@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from compress.data.corpus import Corpus
 from compress.prune.extra_bits import choose_by_model, measure_extra_bits
@@ -59,6 +59,18 @@ def test_extra_bits_equal_what_the_model_says_of_each_window():
     assert measure_extra_bits(model, corpus, {token: parts[token]}, most=1) == {
         token: pytest.approx(differences[0], abs=1e-3)
     }
+
+
+def test_windows_over_the_context_are_left_out():
+    library = byte_level()
+    corpus, parts = corpus_of(library, TEXT), spelling_of(as_json(library)).parts
+    wanted = {token: parts[token] for token in sorted(parts) if token in corpus.ids}
+    torch.manual_seed(0)
+    whole, short = (
+        GPT2LMHeadModel(GPT2Config(vocab_size=SIZE, n_embd=8, n_layer=1, n_head=1, n_positions=positions)).eval()
+        for positions in (512, 16)
+    )
+    assert measure_extra_bits(whole, corpus, wanted).keys() > measure_extra_bits(short, corpus, wanted).keys()
 
 
 def test_extra_bits_of_several_tokens_are_drawn_together():

@@ -101,6 +101,14 @@ def test_one_thing_wrong_is_enough():
     assert plan(_options(513, layers=1), {**LLAMA, "max_position_embeddings": None})["num_hidden_layers"] == 5
 
 
+def test_positions_up_to_the_padding_id_hold_no_calibration_text():
+    config = json.loads(tiny_config("roberta", pad_token_id=1).to_json_string())
+    assert _refusal(_options(63, ffn=1), config) == (
+        "calibration.length 63 is longer than the model's context of 62 tokens; use at most 62"
+    )
+    assert plan(_options(62, ffn=1), config)["intermediate_size"] == 47
+
+
 def test_a_quantized_model_is_refused():
     assert _refusal(_options(layers=1), {**LLAMA, "quantization_config": {"quant_method": "gptq"}}) == (
         "the weights are quantized (config.json: quantization_config); prune the float model, quantize afterwards"

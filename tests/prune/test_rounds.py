@@ -67,7 +67,9 @@ def _check(config: dict[str, Any], after: Shape, rounds: int) -> list[Shape]:
     assert steps[-1] == after
     for earlier, later in zip([before, *steps], steps, strict=False):
         assert all(getattr(later, axis) <= getattr(earlier, axis) for axis in AXES)
+        assert later.kv_heads <= earlier.kv_heads
         assert later.heads % later.kv_heads == 0
+        assert later.group <= earlier.group
     return steps
 
 
@@ -114,6 +116,8 @@ def test_groups_go_one_after_the_other_and_never_with_single_heads_before():
     assert [(step.heads, step.kv_heads) for step in steps] == [(12, 3), (8, 2), (4, 1)]
     both = replace(after, heads=2, kv_heads=2)
     assert [(step.heads, step.kv_heads) for step in _check(config, both, 4)] == [(12, 3), (12, 3), (8, 2), (2, 2)]
+    # Not (4, 1) last but one: two groups stay.
+    assert [(step.heads, step.kv_heads) for step in _check(config, both, 8)][-2:] == [(8, 2), (2, 2)]
 
 
 def test_heads_wait_where_the_family_takes_no_width_between():

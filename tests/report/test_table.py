@@ -52,6 +52,20 @@ def test_reasons_are_footnotes_said_once(results: Json) -> None:
     assert built.footnotes == ("[1] not measured", "[2] Accuracy: the text settles no questions")
 
 
+def test_perplexity_by_tokens_of_another_vocabulary_is_not_compared(results: Json) -> None:
+    for row in results["rows"]:
+        row["measurements"]["perplexity"]["conditions"]["vocabulary"] = 2048 if row["id"] == "student" else 4096
+    changes = dict(
+        zip(cells(table(results), "Artifact"), cells(table(results), "Perplexity (% vs teacher)"), strict=True)
+    )
+    assert changes["teacher"] == "0.0"
+    assert changes["student"].startswith("– [")
+    assert (
+        "Perplexity: the teacher has another vocabulary, and perplexity is by token; compare bits per byte"
+        in "".join(table(results).footnotes)
+    )
+
+
 def test_without_a_teacher_of_the_format_speed_has_no_ratio_but_quality_has(results: Json) -> None:
     del results["rows"][1]
     built = table(results)

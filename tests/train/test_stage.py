@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pytest
 
@@ -26,3 +27,14 @@ def test_train_without_data_is_refused(tmp_path):
     without = dataclasses.replace(context(tmp_path, write_model(tmp_path / "source")), data=None)
     with pytest.raises(StageError, match=r"training needs data\.train, the recipe has none"):
         run(OPTIONS, without)
+
+
+def test_a_model_that_sees_the_next_token_is_refused(tmp_path):
+    source = write_model(tmp_path / "source")
+    config = json.loads((source / "config.json").read_text()) | {"architectures": ["BertForMaskedLM"]}
+    (source / "config.json").write_text(json.dumps(config | {"model_type": "bert"}))
+    with pytest.raises(StageError) as caught:
+        run(TrainOptions(tokens=320, length=LENGTH), context(tmp_path, source))
+    assert str(caught.value) == (
+        f"{source}: BertForMaskedLM is no causal language model, and only those learn the next token; leave the stage out"
+    )
