@@ -29,7 +29,7 @@ from compress.prune.activation import layers_of, matrix, row_of
 from compress.prune.cut import Cut
 from compress.prune.gauss_newton import FeedForward, refined
 from compress.prune.least_squares import Moments, as_rows
-from compress.prune.streams import Call, Trace, first_streams, forward, layer_calls
+from compress.prune.streams import Call, Trace, first_streams, forward, layer_calls, whole_batches
 
 # One token in this many says how long a Gauss-Newton step is.
 _HELD_OUT = 8
@@ -47,6 +47,7 @@ class Repair:
     def __init__(self, cut: Cut, uncut_ids: Tensor, cut_ids: Tensor, through_activation: bool) -> None:
         self._cut, self._family = cut, family_of(cut.config)
         self._through_activation = through_activation
+        uncut_ids, cut_ids = whole_batches(uncut_ids), whole_batches(cut_ids)
         self._calls: list[Call] = layer_calls(cut.uncut, self._family, uncut_ids)
         self._uncut_layers = layers_of(cut.uncut, self._family)
         self._uncut = first_streams(cut.uncut, self._family, uncut_ids)

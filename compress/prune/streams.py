@@ -24,6 +24,11 @@ def batch_size(windows: int) -> int:
     return next(size for size in range(min(BATCH, windows), 0, -1) if windows % size == 0)
 
 
+def whole_batches(windows: Tensor) -> Tensor:
+    """Return windows in full batches: the last ones are left out where there are more than a batch. Shapes: [N, T] -> [M, T]."""
+    return windows[: len(windows) // BATCH * BATCH] if len(windows) > BATCH else windows
+
+
 def layer_calls(model: Any, family: Family, ids: Tensor) -> list[Call]:
     """Return what every layer is called with besides the stream (masks, positions), from one batch.
 
