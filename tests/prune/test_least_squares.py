@@ -159,3 +159,10 @@ def test_rows_of_tokens():
     assert torch.equal(as_rows(tokens, False), tokens.view(6, 4).float())
     assert torch.equal(as_rows(tokens, True), _ones(tokens.view(6, 4).float()))
     assert as_rows(tokens, True).dtype == torch.float32
+
+
+def test_a_part_of_many_outputs_chooses_the_ridge_for_all():
+    x, start = _random(48, 6), torch.zeros(1100, 6)
+    truth = _random(1100, 6, seed=3)
+    found = _fitted(x, x @ truth.T, start)
+    check_near(found, slow.ridge(x.double(), (x @ truth.T).double(), start.double(), RIDGES[0]))
