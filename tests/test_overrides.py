@@ -55,13 +55,15 @@ def test_values_are_yaml_and_the_last_one_counts(path):
 def test_a_stage_is_named_by_its_id(path):
     recipe = read_recipe(path, ["stages.int4.block=64", "stages.slim.remove.ffn=0.5", "stages.q.bits=4"])
     assert options(recipe, "int4")["block"] == 64
-    assert options(recipe, "slim")["remove"] == {"layers": 1, "ffn": 0.5}
+    unset = {"heads": None, "hidden": None, "vocab": None}
+    assert options(recipe, "slim")["remove"] == {"layers": 1, "ffn": 0.5, **unset}
     assert [options(recipe, name)["bits"] for name in ("q-slim", "q-start")] == [4, 4]
 
 
 def test_a_mapping_is_replaced_whole(path):
     recipe = read_recipe(path, ["stages.slim.remove={ffn: 0.5}", "stages.int4={from: start, bits: 8}"])
-    assert options(recipe, "slim")["remove"] == {"layers": None, "ffn": 0.5}
+    unset = dict.fromkeys(("layers", "heads", "hidden", "vocab"))
+    assert options(recipe, "slim")["remove"] == {"ffn": 0.5, **unset}
     assert (options(recipe, "int4")["bits"], options(recipe, "int4")["block"]) == (8, 32)
     assert next(step.source for step in recipe.steps if step.id == "int4") == "start"
 
