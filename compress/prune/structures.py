@@ -85,27 +85,27 @@ def magnitude(model: Any) -> Structures:
 
 
 def taylor(model: Any, ids: Tensor, progress: Progress) -> Structures:
-    """Return sqrt(E[(sum over a part's weights of gradient times weight)^2]) over batches of windows.
+    """Return sqrt(E[(sum over a part's weights of gradient times weight)^2]) over windows.
 
     The inner sum is, to first order, how much the loss (cross-entropy of the next token, nats) changes without the part.
 
     Shapes: ids [N, T]. Memory: one gradient for every weight.
 
-    Paper: Molchanov et al., arXiv 1906.10771, section 3 (equation 8, joint importance of a group); a batch of windows stands for
-    their batch of images.
+    Paper: Molchanov et al., arXiv 1906.10771, section 3 (equation 8, joint importance of a group); a window stands for their
+    batch of images. The changes of several windows cancel in one sum: with 8 windows for each gradient stories3M stood at 21.5,
+    with one at 19.0 (perplexity of held-out training text, ffn 341, no repair; activation 17.9).
     """
     config = model.config.to_dict()
     total = _zeros(shape_of(config))
-    batches = torch.split(ids, BATCH)
-    for done, batch in enumerate(batches, 1):
+    for done, window in enumerate(ids, 1):
         model.zero_grad(set_to_none=True)
-        given = batch.to(model.device)
+        given = window[None].to(model.device)
         with torch.enable_grad():
             model(input_ids=given, labels=given, use_cache=False).loss.backward()
         changes = sum_by_structure(config, lambda name: _product(model.get_parameter(name)))
         for axis in ("layers", *WIDTHS):
-            getattr(total, axis).add_(getattr(changes, axis).square() / len(batches))
-        progress(done, len(batches), "batches")
+            getattr(total, axis).add_(getattr(changes, axis).square() / len(ids))
+        progress(done, len(ids), "windows")
     model.zero_grad(set_to_none=True)
     return Structures(*(getattr(total, axis).sqrt() for axis in ("layers", *WIDTHS)))
 
