@@ -126,7 +126,7 @@ class PruneOptions(Options):
         "by layer, without training; gauss_newton fits the feed-forward's inputs through their activation too, which is better and "
         "slower; auto is gauss_newton where there are 16 calibration tokens for each channel of the hidden width",
     )
-    rounds: Annotated[int, Field(ge=1)] = Field(
+    rounds: Annotated[int, Field(ge=1, le=100)] = Field(
         1, description="cut in this many equal steps, with new scores before each"
     )
     calibration: RepairWindows = Field(

@@ -46,7 +46,7 @@ def plan(options: PruneOptions, config: dict[str, Any]) -> dict[str, Any]:
         after = sizes_after(options, config)
     except ValueError as error:
         raise ValueError("; ".join(problem for problem in (*problems, str(error)) if problem)) from error
-    problems += _losses(options, config, shape, after)
+    problems += [*_losses(options, config, shape, after), *_idle(options, shape, after)]
     if found := [problem for problem in problems if problem]:
         raise ValueError("; ".join(found))
     cut = cut_config(config, after)
@@ -109,6 +109,14 @@ def _losses(options: PruneOptions, config: dict[str, Any], before: Shape, after:
         for axis, instead in _WITHOUT_LOSS.items()
         if getattr(after, axis) < getattr(before, axis) and (score := getattr(options.score, axis)) in _WITH_LOSS
     ]
+
+
+def _idle(options: PruneOptions, before: Shape, after: Shape) -> list[str]:
+    """Say which options would change nothing because only tokens go."""
+    if any(getattr(after, axis) < getattr(before, axis) for axis in _WITHOUT_LOSS):
+        return []
+    idle = [name for name in ("repair", "rounds") if getattr(options, name) not in ("auto", "none", 1)]
+    return [f"{name}: only tokens go here, and there is nothing for it to do; leave it out" for name in idle]
 
 
 def _windows(options: PruneOptions, config: dict[str, Any], shape: Shape) -> str:

@@ -157,3 +157,12 @@ def test_one_score_for_every_axis_or_one_each():
         "heads": "activation",
         "hidden": "activation",
     }
+
+
+@pytest.mark.parametrize("options", [{"rounds": 2}, {"repair": "least_squares"}, {"repair": "gauss_newton"}])
+def test_options_that_would_do_nothing_where_only_tokens_go_are_refused(options):
+    config = tiny_config("llama").to_dict()
+    window = {"calibration": {"length": 32}}
+    with pytest.raises(ValueError, match=r"only tokens go here, and there is nothing for it to do; leave it out$"):
+        plan(PruneOptions.model_validate({"remove": {"vocab": 8}, **window, **options}), config)
+    assert plan(PruneOptions.model_validate({"remove": {"vocab": 8, "ffn": 8}, **window, **options}), config)
