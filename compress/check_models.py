@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compress.artifact import sha256_of
 from compress.errors import ArtifactError
 from compress.models.folder import SpecialIds, read_config, special_ids, weight_files
 from compress.models.options import StudentOptions, TeacherOptions
 from compress.models.origin import local_folder, peek_config
-from compress.models.vocabulary import VocabularyMap, lost_words, read_map
+from compress.models.student import every_config, fresh_config, fresh_problems, llama_config, llama_problems
+from compress.models.vocabulary import VocabularyMap, read_map, refuse_cut, teacher_tokens
 from compress.overrides import is_folder
 from compress.recipe import Recipe
 
@@ -21,22 +21,24 @@ Config = dict[str, Any]
 _CODES = "quantization.safetensors"
 _ONNX = "model.onnx"
 _BIN = "pytorch_model*.bin"
+_PADDING = 1024
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Teacher or start. No folder: a hub model, or random weights. No config: it is not known here. A map: its vocabulary
-    was cut."""
+    """Teacher or start. No folder: a hub model, or a tokenizer of its own. No config: it is not known here. A map: its vocabulary
+    was cut. Made: only the tokenizer is the folder's, the weights are not."""
 
     part: str
     config: Config | None = None
     folder: Path | None = None
     map: VocabularyMap | None = None
+    made: bool = False
 
     @property
     def quantized(self) -> bool:
         """Whether the folder holds codes."""
-        return self.folder is not None and (self.folder / _CODES).is_file()
+        return self.folder is not None and not self.made and (self.folder / _CODES).is_file()
 
 
 def look_at(recipe: Recipe, notes: list[str]) -> dict[str, Origin]:
@@ -46,15 +48,42 @@ def look_at(recipe: Recipe, notes: list[str]) -> dict[str, Origin]:
     student = head.student
     if "student" in recipe.broken or ("teacher" in recipe.broken and student.init):
         start = Origin("student")
-    elif student.init == "teacher":
-        start = teacher
-    elif student.init == "scratch":
-        vocabulary = student.vocab or (teacher.config or {}).get("vocab_size")
-        config = scratch_config(student, vocabulary) if vocabulary else None
-        start = Origin("student", config) if student.vocab else Origin("student", config, teacher.folder, teacher.map)
+    elif student.init:
+        start = _from_teacher(recipe, teacher)
     else:
         start = _origin(recipe, "student", student, notes)
     return {"teacher": teacher, "start": start}
+
+
+def _from_teacher(recipe: Recipe, teacher: Origin) -> Origin:
+    """Return the start that `init` makes; sizes that are not legal go into the document, each at its place."""
+    student, document = recipe.head.student, recipe.document
+    if student.vocab:
+        problems = llama_problems(student)
+        config = None if problems else llama_config(student, student.vocab)
+    elif student.init == "teacher" and not student.every:
+        return teacher
+    elif teacher.config is None:
+        config, problems = None, []
+    elif student.every:
+        config, problems = _every(student.every, teacher.config)
+    else:
+        problems = fresh_problems(student, teacher.config)
+        config = None if problems else fresh_config(student, teacher.config)
+    for name, words in problems:
+        document.complain(("student", name), f"student.{name}: {words}")
+    return (
+        Origin("student", config)
+        if student.vocab
+        else Origin("student", config, teacher.folder, teacher.map, made=True)
+    )
+
+
+def _every(every: int, teacher: Config) -> tuple[Config | None, list[tuple[str, str]]]:
+    try:
+        return every_config(every, teacher), []
+    except ValueError as error:
+        return None, [("every", str(error))]
 
 
 def _origin(recipe: Recipe, part: str, options: TeacherOptions | StudentOptions, notes: list[str]) -> Origin:
@@ -117,46 +146,35 @@ def _missing_shards(folder: Path) -> Iterator[str]:
         yield f"{folder}: {', '.join(missing)} of {index.name} is missing; copy the model again"
 
 
-def scratch_config(student: StudentOptions, vocabulary: int) -> Config:
-    """Return the config that `init: scratch` will write, as far as checks ask for it."""
-    heads = student.heads or 1
-    return {
-        "model_type": "llama",
-        "vocab_size": vocabulary,
-        "hidden_size": student.hidden,
-        "intermediate_size": student.ffn,
-        "num_hidden_layers": student.layers,
-        "num_attention_heads": heads,
-        "num_key_value_heads": student.kv_heads or heads,
-        "head_dim": (student.hidden or heads) // heads,
-        "max_position_embeddings": student.context or 512,
-        "tie_word_embeddings": True,
-        "hidden_act": "silu",
-    }
-
-
-def different_tokenizers(recipe: Recipe, origins: dict[str, Origin]) -> str:
-    """Return how the tokenizers of teacher and start differ; empty where they do not, or where that is not known."""
+def different_tokenizers(recipe: Recipe, origins: dict[str, Origin], tokens: int) -> str:
+    """Return why the teacher cannot answer for a student of `tokens` tokens that comes from the start; empty where it can, or
+    where that is not known."""
     if recipe.head.student.vocab:
         return "student.vocab makes a tokenizer of its own, but distill needs the teacher's; leave student.vocab out"
-    folders = [origin.folder for origin in origins.values() if origin.folder is not None]
-    files = [folder / "tokenizer.json" for folder in folders]
-    if len(files) < 2 or not all(file.is_file() for file in files):
+    teacher, start = origins["teacher"], origins["start"]
+    sizes = [(origin.config or {}).get("vocab_size") for origin in (teacher, start)]
+    folders = [origin.folder for origin in (teacher, start) if origin.folder is not None]
+    if len(folders) < 2 or not all((folder / "tokenizer.json").is_file() for folder in folders):
+        return _different_sizes(*sizes)
+    if folders[0] == folders[1]:
         return ""
-    digests, cut = [sha256_of(file) for file in files], origins["start"].map
-    known = {digests[0], *([origins["teacher"].map.tokenizer_sha256] if origins["teacher"].map else [])}
-    if digests[0] == digests[1] or (cut is not None and cut.tokenizer_sha256 in known):
-        return ""
-    return f"teacher and student have different tokenizers ({files[0]}, {files[1]}); distill needs the same one"
+    try:
+        if tokens != sizes[1]:
+            refuse_cut(*folders)
+        else:
+            teacher_tokens(*folders)
+    except (ValueError, ArtifactError) as error:
+        return str(error)
+    return ""
 
 
-def lost_tokens(origins: dict[str, Origin], tokens: int) -> str:
-    """Return what to say of a cut teacher without some of the `tokens` of a student that is no smaller than the start; else
-    nothing: which tokens a smaller one keeps is not known here."""
-    student, teacher = origins["start"].map, origins["teacher"].map
-    if student is None or teacher is None or len(student.kept) != tokens:
+def _different_sizes(teacher: int | None, start: int | None) -> str:
+    """What is known without the tokenizers: rows may differ by padding, of which there are less than some hundreds."""
+    if not teacher or not start or abs(teacher - start) < _PADDING:
         return ""
-    return lost_words(student, teacher)
+    return (
+        f"the teacher has {teacher} tokens, the student {start}; both need the same tokenizer. Start from the teacher"
+    )
 
 
 def special_tokens(folder: Path) -> SpecialIds | None:

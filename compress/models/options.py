@@ -30,22 +30,35 @@ class TeacherOptions(Options):
 
 
 class StudentOptions(Options):
-    """What the first stage starts from: the teacher, another model, or a fresh Llama with random weights."""
+    """What the first stage starts from: the teacher, some of its layers, another model, or random weights.
+
+    `init: scratch` makes a smaller model of the teacher's family: sizes that are not given are the teacher's. With vocab, a
+    tokenizer of its own, it makes a Llama.
+    """
 
     init: Literal["teacher", "scratch"] | None = Field(
-        None, description="teacher: a copy of the teacher; scratch: random weights"
+        None, description="teacher: a copy of the teacher; scratch: random weights, in the teacher's family"
+    )
+    every: Annotated[int, Field(ge=2)] | None = Field(
+        None, description="teacher: keep its layers 0, n, 2n, ... only, as DistilBERT does with n = 2"
     )
     model: Text | None = Field(None, description="a local folder or a hub id")
     revision: str | None = Field(None, description="commit, branch or tag of the hub model")
-    layers: Count | None = Field(None, description="scratch: decoder layers")
-    hidden: Count | None = Field(None, description="scratch: residual width")
-    ffn: Count | None = Field(None, description="scratch: width of the feed-forward layer")
-    heads: Count | None = Field(None, description="scratch: query heads")
-    kv_heads: Count | None = Field(None, description="scratch: key and value heads (default: heads)")
-    context: Count | None = Field(None, description="scratch: longest sequence in tokens (default 512)")
+    layers: Count | None = Field(None, description="scratch: layers (default: the teacher's)")
+    hidden: Count | None = Field(None, description="scratch: residual width (default: the teacher's)")
+    ffn: Count | None = Field(None, description="scratch: width of the feed-forward layer (default: the teacher's)")
+    heads: Count | None = Field(None, description="scratch: query heads (default: the teacher's)")
+    kv_heads: Count | None = Field(
+        None,
+        description="scratch: key and value heads (default: the teacher's; heads, where the teacher has as many, or with vocab)",
+    )
+    context: Count | None = Field(
+        None, description="scratch: longest sequence in tokens (default: the teacher's; with vocab 512)"
+    )
     vocab: Annotated[int, Field(ge=300)] | None = Field(
         None,
-        description="scratch: train a byte-level BPE tokenizer of this size on train (default: the teacher's tokenizer)",
+        description="scratch: a Llama with a byte-level BPE tokenizer of this size, trained on train (default: the teacher's "
+        "tokenizer); needs layers, hidden, ffn and heads",
     )
 
     @model_validator(mode="after")
@@ -57,17 +70,10 @@ class StudentOptions(Options):
         given = {name for name in shape if getattr(self, name) is not None}
         if self.init != "scratch" and given:
             raise ValueError(f"{', '.join(sorted(given))} can stand beside init: scratch only")
+        if self.init != "teacher" and self.every:
+            raise ValueError("every can stand beside init: teacher only")
         if self.model is None and self.revision:
             raise ValueError("revision can stand beside model only")
-        if self.init == "scratch":
-            if missing := {"layers", "hidden", "ffn", "heads"} - given:
-                raise ValueError(f"init: scratch needs {', '.join(sorted(missing))}")
-            self._check_heads()
+        if self.vocab and (missing := {"layers", "hidden", "ffn", "heads"} - given):
+            raise ValueError(f"init: scratch with vocab needs {', '.join(sorted(missing))}")
         return self
-
-    def _check_heads(self) -> None:
-        heads, kv_heads = self.heads or 1, self.kv_heads or self.heads or 1
-        if heads % kv_heads:
-            raise ValueError(f"heads ({heads}) must be a multiple of kv_heads ({kv_heads})")
-        if (self.hidden or 0) % heads or (self.hidden or 0) // heads % 2:
-            raise ValueError(f"hidden ({self.hidden}) must be an even multiple of heads ({heads})")

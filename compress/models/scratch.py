@@ -1,4 +1,4 @@
-"""A fresh student: a Llama config from a few numbers, random weights from the seed, a tokenizer of its own where asked."""
+"""A fresh student: random weights from the seed in a smaller config of the teacher's family, or a Llama with its own tokenizer."""
 
 from __future__ import annotations
 
@@ -7,46 +7,36 @@ from pathlib import Path
 from typing import Any
 
 from compress.artifact import write_text
-from compress.models.folder import load_tokenizer, read_config, save_model, special_ids
+from compress.models.folder import load_tokenizer, read_config, save_model
 from compress.models.options import StudentOptions
+from compress.models.student import fresh_config, llama_problems
 
 PAD, BOS, EOS = "<pad>", "<s>", "</s>"
 _INITIALIZER_RANGE = 0.02
+_GENERATION = "generation_config.json"
 
 
 def make_scratch(options: StudentOptions, texts: Iterable[str], teacher: Path | None, folder: Path, seed: int) -> None:
-    """Write a Llama with random weights into `folder`.
+    """Write a model with random weights into `folder`.
 
-    The tokenizer is trained on `texts` where options.vocab is given, else it is the teacher's.
-    Numerics: weights are normal with deviation 0.02, as Llama's initialisation has them; seeded.
+    Where options.vocab is given it is a Llama, and its tokenizer is trained on `texts`. Else it is of the teacher's family, with
+    the teacher's tokenizer, special tokens and settings, and `texts` are not read.
+    Numerics: weights are as the model's own class initialises them, float32; seeded.
+
+    Raises ValueError where the sizes are not legal, or a teacher is needed and missing.
     """
-    tokenizer_folder = folder
     if options.vocab:
+        if problems := llama_problems(options):
+            raise ValueError("; ".join(f"{name}: {words}" for name, words in problems))
         train_tokenizer(texts, options.vocab, folder)
-        ids: dict[str, int | None] = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-        size = load_tokenizer(folder).get_vocab_size()
-    else:
-        if teacher is None:
-            raise ValueError("init: scratch without vocab needs a teacher")
-        tokenizer_folder = teacher
-        special = special_ids(teacher)
-        ids = {
-            "bos_token_id": special.bos,
-            "eos_token_id": special.eos[0] if special.eos else None,
-            "pad_token_id": special.pad,
-        }
-        size = read_config(teacher)["vocab_size"]
-    _write_model(options, size, ids, tokenizer_folder, folder, seed)
+        save_model(_llama(options, load_tokenizer(folder).get_vocab_size(), seed), folder, folder)
+        return
+    if teacher is None:
+        raise ValueError("init: scratch without vocab needs a teacher")
+    save_model(_of_family(fresh_config(options, read_config(teacher)), teacher, seed), folder, teacher)
 
 
-def _write_model(
-    options: StudentOptions,
-    vocabulary: int,
-    ids: dict[str, int | None],
-    tokenizer_folder: Path,
-    folder: Path,
-    seed: int,
-) -> None:
+def _llama(options: StudentOptions, vocabulary: int, seed: int) -> Any:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -60,12 +50,29 @@ def _write_model(
         max_position_embeddings=options.context or 512,
         tie_word_embeddings=True,
         initializer_range=_INITIALIZER_RANGE,
-        **ids,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: Any = LlamaForCausalLM(config)
-    save_model(model, folder, tokenizer_folder)
+        return LlamaForCausalLM(config)
+
+
+def _of_family(config: dict[str, Any], teacher: Path, seed: int) -> Any:
+    import torch
+    from transformers import AutoConfig, GenerationConfig
+
+    from compress.models.skeleton import model_class, prove_shapes
+
+    prove_shapes(config)
+    built = AutoConfig.for_model(**config)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = model_class(config)._from_config(built, dtype=torch.float32)
+    if (teacher / _GENERATION).is_file():
+        model.generation_config = GenerationConfig.from_pretrained(teacher, local_files_only=True)
+    return model
 
 
 def train_tokenizer(texts: Iterable[str], size: int, folder: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from compress.artifact import sha256_of, write_text
 from compress.errors import ArtifactError
 from compress.models.folder import MAP_FILE, read_config, read_object
+from compress.models.tokenizer_ids import difference, ids_of
 
 _SCHEMA = 1
 NONE = -1
@@ -93,18 +94,28 @@ def map_after(folder: Path, kept: Sequence[int], begins: Sequence[int]) -> Vocab
 
 @dataclass(frozen=True)
 class TeacherTokens:
-    """How a teacher reads and answers for a student with fewer tokens.
+    """How a teacher reads and answers for a student with other rows: fewer tokens, or more or fewer rows of padding.
 
-    reads    [V of the student] the teacher's id of each of the student's
+    reads    [V of the student] the teacher's id of each of the student's; 0 for a row that no token has
     answers  [V of the teacher] the student's id that the teacher's token begins with; NONE where it has none
     """
 
     reads: list[int]
     answers: list[int]
 
+    @property
+    def shared(self) -> int | None:
+        """How many first ids mean the same to both, where no other id of the teacher has an answer; None where ids move."""
+        count = next((index for index, answer in enumerate(self.answers) if answer != index), len(self.answers))
+        good = self.reads[:count] == list(range(count)) and all(answer == NONE for answer in self.answers[count:])
+        return count if good else None
+
 
 def teacher_tokens(teacher: Path, student: Path) -> TeacherTokens | None:
-    """Return how the teacher's tokens map to a student's; None where both have the same tokenizer and as many tokens.
+    """Return how the teacher's tokens map to a student's; None where both have the same tokenizer and as many rows.
+
+    Tokenizers are the same that give the same ids for every text, see tokenizer_ids.py. Rows beyond the tokenizer's ids are
+    padding, of which models of one family have more or fewer: the teacher's have no answer, the student's get none.
 
     Raises ValueError, which says what differs, where the student's tokens are not all the teacher's.
     """
@@ -113,21 +124,67 @@ def teacher_tokens(teacher: Path, student: Path) -> TeacherTokens | None:
     if sizes[0] == sizes[1] and digests[0] == digests[1]:
         return None
     own, other = read_map(student), read_map(teacher)
-    if own is not None and len(own.kept) == sizes[1]:
-        if (own.tokenizer_sha256, own.size) == (digests[0], sizes[0]):
-            return TeacherTokens(list(own.kept), list(own.begins))
-        if other is not None and (own.tokenizer_sha256, own.size) == (other.tokenizer_sha256, other.size):
-            return _between(own, other)
+    if own is None or len(own.kept) != sizes[1]:
+        return tokens_between(teacher, student, sizes[0], sizes[1])
+    if own.tokenizer_sha256 == digests[0]:
+        return _of_cut(own, sizes[0])
+    if other is not None and own.tokenizer_sha256 == other.tokenizer_sha256:
+        return _between(own, other)
+    raise ValueError(_other_origin(own.size, sizes[0]))
+
+
+def refuse_cut(teacher: Path, student: Path) -> None:
+    """Do nothing where a teacher can answer for what a cut of the student's vocabulary will leave.
+
+    Raises ValueError, which says what differs, where it cannot.
+    """
+    own, other = read_map(student), read_map(teacher)
+    digest = own.tokenizer_sha256 if own else sha256_of(student / "tokenizer.json")
+    if digest in {sha256_of(teacher / "tokenizer.json"), other.tokenizer_sha256 if other else ""}:
+        return
+    sizes = [int(read_config(folder)["vocab_size"]) for folder in (teacher, student)]
+    if own is not None:
+        raise ValueError(_other_origin(own.size, sizes[0]))
+    tokens_between(teacher, student, sizes[0], sizes[1])
+    raise ValueError(
+        "a cut of the vocabulary is known to the teacher by the same tokenizer.json, and the student's gives the same ids in "
+        "other bytes; copy the teacher's tokenizer.json to the student"
+    )
+
+
+def _other_origin(size: int, teacher_size: int) -> str:
+    return (
+        f"the student's vocabulary was cut from another one than the teacher's ({size} tokens, the teacher has "
+        f"{teacher_size}); give the teacher that it was cut from"
+    )
+
+
+def tokens_between(teacher: Path, student: Path, teacher_rows: int, student_rows: int) -> TeacherTokens | None:
+    """Return the map between two models of so many rows whose tokenizers give the same ids; None where it would change nothing.
+
+    Raises ValueError with the difference.
+    """
+    files = [read_object(folder / "tokenizer.json") for folder in (teacher, student)]
+    if found := difference(files[0], files[1]):
         raise ValueError(
-            f"the student's vocabulary was cut from another one than the teacher's ({own.size} tokens, the teacher has "
-            f"{sizes[0]}); give the teacher that it was cut from"
+            f"teacher and student have different tokenizers: {found}. Start from a student with the teacher's tokenizer"
         )
-    if sizes[0] != sizes[1]:
+    ids = {index: text for text, index in ids_of(files[1]).items() if index < student_rows}
+    if unread := sorted(index for index in ids if index >= teacher_rows):
         raise ValueError(
-            f"the teacher has {sizes[0]} tokens, the student {sizes[1]}; both must have the same tokenizer. Start from a student "
-            "with the teacher's tokenizer"
+            f"the teacher has {teacher_rows:,} rows, and none for the student's token {ids[unread[0]]!r} ({unread[0]})"
         )
-    raise ValueError("teacher and student have different tokenizer.json; both must have the same tokenizer")
+    alone = [index for index in ids_of(files[0]).values() if index < teacher_rows and index not in ids]
+    if teacher_rows == student_rows and not alone:
+        return None
+    reads = [index if index in ids else 0 for index in range(student_rows)]
+    return TeacherTokens(reads, [index if index in ids else NONE for index in range(teacher_rows)])
+
+
+def _of_cut(own: VocabularyMap, rows: int) -> TeacherTokens:
+    """Return the map of a cut student to what it was cut from, which may have other rows of padding now."""
+    padding = [NONE] * (rows - own.size)
+    return TeacherTokens([index if index < rows else 0 for index in own.kept], [*own.begins[:rows], *padding])
 
 
 def lost_words(student: VocabularyMap, teacher: VocabularyMap) -> str:
@@ -149,4 +206,5 @@ def _between(student: VocabularyMap, teacher: VocabularyMap) -> TeacherTokens:
     if said := lost_words(student, teacher):
         raise ValueError(said)
     places = {before: now for now, before in enumerate(teacher.kept)}
-    return TeacherTokens([places[index] for index in student.kept], [student.begins[index] for index in teacher.kept])
+    begins = dict(enumerate(student.begins))
+    return TeacherTokens([places[index] for index in student.kept], [begins.get(index, NONE) for index in teacher.kept])
