@@ -12,6 +12,8 @@ LOG_RANGE = 3.0
 """An axis that need not start at zero is logarithmic when it spans more than this factor; one that starts there, 10."""
 LEAST_RANGE = 0.05
 """An axis that need not start at zero spans at least this fraction of its values."""
+LEGEND_LINE = 14.5
+"""Height of one more line of a legend, in points."""
 _INCH = 72.0
 
 
@@ -69,8 +71,8 @@ def _decimals(value: float) -> int:
     return next((digits for digits in range(9) if math.isclose(round(value, digits), value, rel_tol=1e-9)), 9)
 
 
-def add_head(figure: Any, title: str, handles: Sequence[Any] = (), notes: str = "") -> None:
-    """Write the title, below it the legend in one line, then notes; the axes keep what is left of the height."""
+def add_head(figure: Any, title: str, handles: Sequence[Any] = (), notes: str = "", columns: int = 0) -> None:
+    """Write the title, below it the legend in one line or in `columns`, then notes; the axes keep what is left of the height."""
     height = figure.get_figheight() * _INCH
     figure.text(0.012, 1 - 7 / height, title, va="top", fontsize=13, fontweight="bold", color=INK, in_layout=False)
     used = 27.0
@@ -79,7 +81,7 @@ def add_head(figure: Any, title: str, handles: Sequence[Any] = (), notes: str = 
             handles=list(handles),
             loc="upper left",
             bbox_to_anchor=(0.005, 1 - used / height),
-            ncols=len(handles),
+            ncols=columns or len(handles),
             frameon=False,
             fontsize=9,
             labelcolor=INK,
@@ -88,7 +90,7 @@ def add_head(figure: Any, title: str, handles: Sequence[Any] = (), notes: str = 
             borderaxespad=0.0,
         )
         legend.set_in_layout(False)
-        used += 19
+        used += 19 + LEGEND_LINE * (math.ceil(len(handles) / (columns or len(handles))) - 1)
     if notes:
         text = wrap(figure, notes)
         figure.text(0.012, 1 - used / height, text, va="top", fontsize=8.5, color=MUTED, in_layout=False)
