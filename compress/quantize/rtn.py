@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from compress.quantize.grid import (
+from compress.models.grid import (
     Grid,
     in_blocks,
     max_abs_grid,

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from compress.quantize import rtn
-from compress.quantize.grid import (
+from compress.models.grid import (
     Grid,
     in_blocks,
     max_abs_grid,
@@ -14,6 +13,7 @@ from compress.quantize.grid import (
     squared_error,
     values,
 )
+from compress.quantize import rtn
 from compress.quantize.rtn import Rounded, round_to_nearest
 from tests.references.number_grid import least_error
 
