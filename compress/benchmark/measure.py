@@ -54,7 +54,7 @@ def measure_quality(
     `left_out` are left out of bits per byte: those that some row compared cannot read. Of a model that is no causal language
     model only accuracy is measured.
 
-    Raises ArtifactError when the folder does not open.
+    Raises ArtifactError when the folder does not open, or the teacher's answers cannot be stored.
     """
     names = quality_names(options)
     if evaluation is None or not len(evaluation.ids):
@@ -72,7 +72,8 @@ def measure_quality(
     if options.perplexity is not False or options.agreement:
         windows = options.perplexity or PerplexityOptions()
         shown = teacher if options.agreement else None
-        result |= measure_perplexity(row, evaluation, windows, shown, progress)
+        stored = options.teacher_logits == "stored"
+        result |= measure_perplexity(row, evaluation, windows, shown, progress, stored)
     if options.bits_per_byte is not False:
         result["bits_per_byte"] = measure_bits_per_byte(row, evaluation, options.bits_per_byte, left_out, progress)
     if options.accuracy is not False:

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from functools import cached_property
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 
+from compress.artifact import fingerprint_folder
 from compress.benchmark.scoring import Ids, Logits
-from compress.models.decoder import Decoder, open_decoder
-from compress.models.folder import load_tokenizer, read_config
+from compress.contract import Progress, silent
+from compress.models.decoder import Decoder, open_decoder, vocabulary_of
+from compress.models.folder import read_config, read_object
 from compress.models.kind import is_causal, not_causal
+from compress.models.teacher_store import TeacherStore, fingerprint_windows
+from compress.models.tokenizer_ids import difference
+from compress.models.top_logits import TopLayout
+from compress.models.vocabulary import NONE, tokens_between
 
 _BYTES_PER_LOGIT = 4
 
@@ -46,19 +53,44 @@ class TeacherLogits:
             self._decoder = open_decoder(self.folder)
         return self._decoder
 
+    @property
+    def vocabulary(self) -> int:
+        """V of the teacher; no weight is loaded for it."""
+        return self._decoder.vocabulary if self._decoder else vocabulary_of(read_config(self.folder), self.folder)
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        return fingerprint_folder(self.folder)
+
     def difference(self, folder: Path, vocabulary: int) -> str:
         """Return why a row cannot be held against the teacher token by token, or an empty string where it can."""
         if not is_causal(config := read_config(self.folder)):
             return f"the teacher, {not_causal(config)}"
-        own = self.decoder.vocabulary
-        if vocabulary != own:
-            return f"vocabularies differ (teacher {own}, row {vocabulary})"
-        files = [place / "tokenizer.json" for place in (self.folder, folder)]
-        if not all(file.is_file() for file in files) or files[0].read_bytes() == files[1].read_bytes():
-            return ""
-        ours, theirs = (load_tokenizer(place).get_vocab() for place in (self.folder, folder))
-        different = max(len(ours.items() - theirs.items()), len(theirs.items() - ours.items()))
-        return f"vocabularies differ ({different} tokens stand for different ids)" if different else ""
+        own = self.vocabulary
+        rows = f"vocabularies differ (teacher {own}, row {vocabulary})" if vocabulary != own else ""
+        if self._without_tokenizer(folder):
+            return rows
+        files = [read_object(place / "tokenizer.json") for place in (self.folder, folder)]
+        if said := difference(files[0], files[1], "row"):
+            return rows or f"vocabularies differ ({said})"
+        try:
+            tokens_between(self.folder, folder, own, vocabulary)
+        except ValueError as error:
+            return f"vocabularies differ ({error})"
+        return ""
+
+    def common(self, folder: Path, vocabulary: int) -> Ids | None:
+        """Return the ids, ascending, that mean the same to a row without `difference` and to the teacher; None: all do.
+
+        Rows of padding and tokens that are added in the teacher alone are no common ones.
+        """
+        if self._without_tokenizer(folder):
+            return None
+        tokens = tokens_between(self.folder, folder, self.vocabulary, vocabulary)
+        return None if tokens is None else np.array([each for each in tokens.answers if each != NONE], dtype=np.int64)
+
+    def _without_tokenizer(self, folder: Path) -> bool:
+        return not all((place / "tokenizer.json").is_file() for place in (self.folder, folder))
 
     def logits(self, windows: Ids, part: slice) -> Logits:
         """Return the teacher's float32 logits [B, T, V] for windows[part] of windows [W, T]."""
@@ -69,6 +101,27 @@ class TeacherLogits:
             self._kept[part] = self.decoder.logits(windows[part])
             self._known[part] = True
         return self._kept[part]
+
+    def store(self, windows: Ids, common: Ids | None = None, progress: Progress = silent) -> TeacherStore:
+        """Return the teacher's answers for windows [W, T] from $COMPRESS_CACHE; the teacher runs where they are not there.
+
+        With `common` ids [C] the answers are among these alone, and the store's ids are places in it.
+
+        Raises ArtifactError where they cannot be written.
+        """
+        import torch
+
+        from compress.models.torch_teacher import TopTeacher
+
+        def logits(ids: torch.Tensor) -> torch.Tensor:
+            found = self.decoder.logits(ids.numpy())[:, :-1]
+            return torch.from_numpy(found if common is None else found[..., common])
+
+        size = self.vocabulary if common is None else len(common)
+        made = {"teacher": self._fingerprint, "precision": "fp32"}
+        if common is not None:
+            made["common"] = fingerprint_windows(common)
+        return TopTeacher(logits, TopLayout(size)).store(windows, made, progress)
 
     def close(self) -> None:
         """Forget the teacher and remove the file."""

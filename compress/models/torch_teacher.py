@@ -75,7 +75,10 @@ class TopTeacher:
             with torch.no_grad():
                 answers = self.logits(ids[part])
                 records = encode_logits(
-                    answers.flatten(0, 1), self.layout, drawn.reshape(len(drawn) * positions, self.layout.drawn), self.temperature
+                    answers.flatten(0, 1),
+                    self.layout,
+                    drawn.reshape(len(drawn) * positions, self.layout.drawn),
+                    self.temperature,
                 )
             found[part] = records.reshape(-1, positions, self.layout.record_bytes)
         return found

@@ -68,6 +68,17 @@ def test_repeats_to_the_last_bit(tiny: dict[str, Path], corpus: Corpus, tmp_path
     assert kept[0] == kept[1] == live
 
 
+def test_a_stored_teacher_is_an_option(
+    tiny: dict[str, Path], corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COMPRESS_CACHE", str(tmp_path))
+    options = OPTIONS.model_copy(update={"teacher_logits": "stored"})
+    assert BenchmarkOptions().teacher_logits == "live"
+    found = measure_quality(tiny["torch"], options, corpus, TeacherLogits(tiny["other"]))
+    assert found["top1_agreement"].conditions["teacher_logits"] == "stored, top 50 + 10 samples"
+    assert len(list(tmp_path.glob("teacher-logits/*/store.json"))) == 1
+
+
 def test_refuses_a_folder_that_is_no_model(tmp_path: Path, corpus: Corpus) -> None:
     with pytest.raises(ArtifactError, match=r"neither model\.onnx nor model"):
         measure(tmp_path, OPTIONS, corpus)

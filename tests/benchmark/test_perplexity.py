@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from transformers import LlamaForCausalLM
 
 from compress.benchmark import row as row_module
 from compress.benchmark.options import PerplexityOptions
@@ -50,6 +53,23 @@ def test_the_teachers_own_row(tiny: dict[str, Path], corpus: Corpus, tmp_path: P
     assert 0 <= (result["kl_to_teacher"].value or 0.0) < 1e-6
 
 
+def test_a_stored_teacher_runs_once_for_all_recipes(
+    tiny: dict[str, Path], corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COMPRESS_CACHE", str(tmp_path))
+    live = measure_perplexity(open_row(tiny["torch"]), corpus, OPTIONS, TeacherLogits(tiny["other"]))
+    first = measure_perplexity(open_row(tiny["torch"]), corpus, OPTIONS, TeacherLogits(tiny["other"]), stored=True)
+    again = TeacherLogits(tiny["other"])
+    assert measure_perplexity(open_row(tiny["torch"]), corpus, OPTIONS, again, stored=True) == first
+    assert again._decoder is None
+    assert first["perplexity"] == live["perplexity"]
+    assert first["top1_agreement"].value == live["top1_agreement"].value
+    assert first["kl_to_teacher"].value == pytest.approx(live["kl_to_teacher"].value, rel=0.03)
+    assert first["kl_to_teacher"].conditions["teacher_logits"] == "stored, top 50 + 10 samples"
+    assert "teacher_logits" not in live["kl_to_teacher"].conditions
+    assert [path.name for path in tmp_path.iterdir()] == ["teacher-logits"]
+
+
 def test_batches_change_nothing(tiny: dict[str, Path], corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
     row, teacher = open_row(tiny["onnx"]), TeacherLogits(tiny["other"])
     whole = measure_perplexity(row, corpus, OPTIONS, teacher)
@@ -90,6 +110,27 @@ def test_reasons(tiny: dict[str, Path], corpus: Corpus, tmp_path: Path) -> None:
     larger = make_torch_folder(tmp_path / "larger", vocab=310)
     differ = "vocabularies differ (teacher 310, row 300)"
     assert reasons(corpus, OPTIONS, larger) == ["", differ, differ]
+
+
+@pytest.mark.parametrize("larger", ["teacher", "row"])
+def test_a_padded_model_is_compared_over_the_common_tokens(
+    tiny: dict[str, Path], corpus: Corpus, tmp_path: Path, larger: str
+) -> None:
+    padded = tmp_path / "padded"
+    shutil.copytree(tiny["other"], padded)
+    model = LlamaForCausalLM.from_pretrained(padded)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model.resize_token_embeddings(320, mean_resizing=False)
+        model.save_pretrained(padded)
+    folders = {"teacher": tiny["torch"], "row": tiny["torch"]} | {larger: padded}
+    found = measure_perplexity(open_row(folders["row"]), corpus, OPTIONS, TeacherLogits(folders["teacher"]))
+    whole = {"teacher": tiny["torch"], "row": tiny["torch"]} | {larger: tiny["other"]}
+    slow = measure_perplexity(open_row(whole["row"]), corpus, OPTIONS, TeacherLogits(whole["teacher"]))
+    assert found["kl_to_teacher"].value == pytest.approx(slow["kl_to_teacher"].value, rel=1e-5)
+    assert found["top1_agreement"].value == slow["top1_agreement"].value
+    assert found["kl_to_teacher"].conditions["common_tokens"] == 300
+    assert "common_tokens" not in slow["kl_to_teacher"].conditions
 
 
 def test_broken_logits_give_a_reason(tiny: dict[str, Path], corpus: Corpus) -> None:

@@ -6,6 +6,8 @@ import torch
 
 from compress.benchmark import scoring
 from compress.benchmark.scoring import Score, log_softmax, score, token_log_probabilities
+from compress.models.top_logits import TopLayout, TopRows, decode, uniforms
+from compress.models.torch_teacher import encode_logits
 
 
 @pytest.fixture
@@ -55,3 +57,50 @@ def test_large_logits_and_no_tokens() -> None:
     assert score(large, np.array([1])).nll == 20000.0
     assert score(large[:0], np.array([], dtype=np.int64)) == Score()
     assert token_log_probabilities(large[:0], np.array([], dtype=np.int64)).shape == (0,)
+
+
+def test_among_common_tokens_both_sum_to_one(blocks: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
+    row, targets, teacher = blocks
+    common = np.array([0, 1, 4, 7, 18])
+    wider = np.concatenate([teacher, np.full((37, 3), 9, dtype=np.float32)], axis=1)
+    found = score(row, targets, wider, common)
+    slow = score(row[:, common], np.zeros(37, dtype=np.int64), teacher[:, common])
+    assert found.kl == pytest.approx(slow.kl, rel=1e-12)
+    assert found.agreed == slow.agreed
+    assert found.nll == score(row, targets).nll
+    assert score(row, targets, teacher, np.arange(19)).kl == pytest.approx(score(row, targets, teacher).kl, rel=1e-12)
+
+
+def stored(teacher: np.ndarray, layout: TopLayout, seed: int = 0) -> TopRows:
+    drawn = uniforms(seed, np.zeros(1, dtype=np.int64), len(teacher), layout.drawn)[0]
+    return decode(layout, encode_logits(torch.from_numpy(teacher), layout, drawn))
+
+
+@pytest.mark.parametrize("distance", [0.03, 0.3, 3.0])
+def test_a_stored_teacher_is_estimated_without_bias(distance: float) -> None:
+    rng = np.random.default_rng(0)
+    teacher = rng.normal(size=(3000, 200)).astype(np.float32)
+    row = teacher + rng.normal(size=teacher.shape).astype(np.float32) * np.float32(distance)
+    targets = rng.integers(0, 200, 3000)
+    live, found = score(row, targets, teacher), score(row, targets, stored(teacher, TopLayout(200, 20, 4)))
+    assert found.kl == pytest.approx(live.kl, rel=0.01)
+    assert (found.tokens, found.nll, found.agreed) == (live.tokens, live.nll, live.agreed)
+
+
+def test_a_stored_teacher_among_common_tokens(blocks: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
+    row, targets, teacher = blocks
+    common = np.array([0, 1, 4, 7, 9, 18])
+    for top in (3, 6):
+        found = score(row, targets, stored(teacher[:, common], TopLayout(6, top, 64)), common)
+        live = score(row, targets, teacher, common)
+        assert found.kl == pytest.approx(live.kl, rel=0.01)
+        assert (found.nll, found.agreed) == (live.nll, live.agreed)
+
+
+def test_a_stored_teacher_of_itself_and_of_a_broken_row(blocks: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
+    _, targets, teacher = blocks
+    known = stored(teacher, TopLayout(19, 4, 2))
+    found = score(teacher, targets, known)
+    assert abs(found.kl) < 37 * 1e-4
+    assert found.agreed == 37
+    assert np.isnan(score(np.full_like(teacher, np.nan), targets, known).kl)

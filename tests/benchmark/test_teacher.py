@@ -65,10 +65,55 @@ def test_beyond_the_limit_or_without_scratch_it_is_live(
 def test_says_why_vocabularies_differ(tiny: dict[str, Path], tmp_path: Path) -> None:
     teacher = TeacherLogits(tiny["torch"])
     assert teacher.difference(tiny["onnx"], 300) == ""
-    assert teacher.difference(tiny["onnx"], 299) == "vocabularies differ (teacher 300, row 299)"
+    # the same tokenizer, and one row less: the tokens that both have are compared
+    assert teacher.difference(tiny["onnx"], 299) == ""
+    assert teacher.common(tiny["onnx"], 299).tolist() == list(range(299))
+    assert teacher.common(tiny["onnx"], 300) is None
     folder = shutil.copytree(tiny["torch"], tmp_path / "swapped")
     settings = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     vocabulary = settings["model"]["vocab"]
-    vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+    a, b = vocabulary["a"], vocabulary["b"]
+    vocabulary["a"], vocabulary["b"] = b, a
     (folder / "tokenizer.json").write_text(json.dumps(settings), encoding="utf-8")
-    assert teacher.difference(folder, 300) == "vocabularies differ (2 tokens stand for different ids)"
+    said = f"'a' is {a} for the teacher and {b} for the row; 'b' is {b} for the teacher and {a} for the row"
+    assert teacher.difference(folder, 300) == f"vocabularies differ ({said})"
+    assert teacher.difference(folder, 299) == "vocabularies differ (teacher 300, row 299)"
+
+
+def test_what_changes_no_id_is_no_difference(tiny: dict[str, Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny["torch"], tmp_path / "other")
+    settings = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    (folder / "tokenizer.json").write_text(json.dumps(settings | {"decoder": None}, indent=1), encoding="utf-8")
+    teacher = TeacherLogits(tiny["torch"])
+    assert teacher.difference(folder, 300) == ""
+    assert teacher.common(folder, 300) is None
+
+
+def test_tokens_without_a_row_in_the_teacher_are_named(tiny: dict[str, Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny["torch"], tmp_path / "row")
+    teacher = TeacherLogits(tiny["torch"])
+
+    class Small:
+        vocabulary = 299
+
+    teacher._decoder = Small()  # type: ignore[assignment]
+    last = max(
+        json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"].items(),
+        key=lambda each: each[1],
+    )
+    said = f"the teacher has 299 rows, and none for the student's token {last[0]!r} (299)"
+    assert teacher.difference(folder, 300) == f"vocabularies differ ({said})"
+
+
+def test_a_store_is_of_the_common_tokens(
+    tiny: dict[str, Path], corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COMPRESS_CACHE", str(tmp_path))
+    windows, _ = corpus.windows(16, 3)
+    common = np.arange(5, 290, dtype=np.int64)
+    teacher = TeacherLogits(tiny["torch"])
+    whole, part = teacher.store(windows), teacher.store(windows, common)
+    assert whole.folder != part.folder
+    logits = teacher.logits(windows, slice(0, 3))[:, :-1]
+    np.testing.assert_array_equal(whole.rows(np.arange(3))[0][..., 0], logits.argmax(-1))
+    np.testing.assert_array_equal(part.rows(np.arange(3))[0][..., 0], logits[..., common].argmax(-1))
