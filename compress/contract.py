@@ -52,8 +52,10 @@ class Context:
     target   an empty folder to fill; it becomes the artifact when the stage returns
     scratch  a folder for checkpoints: it outlives a kill, and goes when the stage has finished
     teacher  the teacher's folder, where the recipe has one
+    origin   the folder that the source was made from, where the recipe made it
     data     tokenized parts of the recipe's data
     device   "cpu" or "cuda"
+    curves   where trackers of a training may write: it outlives the stage, and is no part of the artifact
     """
 
     source: Path
@@ -62,8 +64,10 @@ class Context:
     seed: int
     device: str = "cpu"
     teacher: Path | None = None
+    origin: Path | None = None
     data: DataAccess | None = None
     progress: Progress = silent
+    curves: Path | None = None
 
 
 @dataclass(frozen=True)

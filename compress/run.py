@@ -6,14 +6,17 @@ import json
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from compress import artifact
 from compress.contract import Json, Progress
 from compress.data.load import RecipeData
+from compress.distributed import Launch, refuse_sharding, sharding, windows_per_piece
+from compress.errors import CommandError, StageError
 from compress.recipe import Recipe, Step
+from compress.training.options import TrainingOptions
 from compress.versions import changed_versions
 
 SCRATCH, STATE = ".scratch", ".state"
@@ -49,6 +52,11 @@ class Node:
         """How messages name it."""
         return f"{self.id} ({self.word})" if self.gives == "torch" else f"{self.id} (onnx)"
 
+    @property
+    def trains(self) -> bool:
+        """Whether every process of a launch works on it."""
+        return self.step is not None and isinstance(self.step.options, TrainingOptions)
+
 
 @dataclass(frozen=True)
 class Run:
@@ -60,6 +68,7 @@ class Run:
     listener: Listener
     fresh: bool = False
     device: str = "cpu"
+    launch: Launch = field(default_factory=Launch)
 
 
 def load_state(run: Run, name: str) -> Json | None:
@@ -107,3 +116,50 @@ def version_notes(nodes: list[Node]) -> list[str]:
         if found and (changed := changed_versions(found.versions)):
             notes.append(f"{node.label}: made with other versions ({', '.join(changed)}); --fresh makes it again")
     return notes
+
+
+_TRAIN, _NOTHING = "train", "nothing"
+_SOURCE_SECONDS = 120.0
+
+
+def refuse_processes(recipe: Recipe, processes: int, device: str) -> None:
+    """Raise CommandError where a launcher asks for what no training of the recipe can do: before anything runs."""
+    for step in recipe.steps:
+        if isinstance(step.options, TrainingOptions):
+            refuse_sharding(device)
+            writes = bool(getattr(step.options, "on_policy", False))
+            if writes and sharding():
+                raise CommandError(
+                    f"{step.where}.on_policy: the student cannot write with weights in pieces; leave FSDP out"
+                )
+            try:
+                windows_per_piece(step.options.batch, step.options.accumulate, processes)
+            except ValueError as error:
+                raise CommandError(f"{step.where}: {error}") from error
+
+
+def call(run: Run, node: Node, needed: bool) -> None:
+    """Tell the other processes whether they are needed for a node."""
+    if node.trains:
+        run.launch.tell(f"node/{node.id}", _TRAIN if needed else _NOTHING)
+
+
+def is_called(run: Run, node: Node) -> bool:
+    """Wait for the first process to come to a node, and return whether this one is needed for it."""
+    return node.trains and run.launch.hear(f"node/{node.id}") == _TRAIN
+
+
+def wait_for_source(node: Node, nodes: list[Node]) -> None:
+    """Wait until the artifact that a node starts from is seen here: another machine sees a shared disk a little later.
+
+    Raises StageError where it does not come.
+    """
+    source = next(other for other in nodes if other.id == node.source and other.gives == "torch")
+    end = time.monotonic() + _SOURCE_SECONDS
+    while source.made and ((found := artifact.read(source.folder)) is None or found.key != source.key):
+        if time.monotonic() > end:
+            raise StageError(
+                f"{node.label}: {source.folder} is not here, and the first process has made it; "
+                "the run folder must be on a disk that all machines share"
+            )
+        time.sleep(1)

@@ -50,8 +50,10 @@ def _rows() -> tuple[Stage, ...]:
             "fit a model to data with cross-entropy; no teacher is asked",
             TrainOptions,
             "compress.train.stage:run",
+            revision=2,
             needs=("train",),
             reads=("validation",),
+            quantized_source=True,
         ),
         Stage(
             "prune",
@@ -65,12 +67,14 @@ def _rows() -> tuple[Stage, ...]:
         ),
         Stage(
             "distill",
-            "fit the student to the teacher's next-token distribution",
+            "fit the student to a teacher: its next tokens, hidden states, attention; a quantized one through its rounding",
             DistillOptions,
             "compress.distill.stage:run",
+            revision=2,
             needs=("train",),
             reads=("validation",),
             teacher=True,
+            quantized_source=True,
         ),
         Stage(
             "quantize",

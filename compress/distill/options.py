@@ -2,36 +2,102 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from compress.training.options import TrainingOptions
 
-LossName = Literal["forward_kl", "cross_entropy"]
+LossName = Literal[
+    "forward_kl",
+    "reverse_kl",
+    "jensen_shannon",
+    "skewed_kl",
+    "skewed_reverse_kl",
+    "cross_entropy",
+    "hidden_mse",
+    "hidden_cosine",
+    "attention",
+    "value_relation",
+]
 Weight = Annotated[float, Field(ge=0)]
+Layer = Annotated[int, Field(ge=0)]
+
+LOGITS_LOSSES = ("forward_kl", "reverse_kl", "jensen_shannon", "skewed_kl", "skewed_reverse_kl")
+HIDDEN_LOSSES = ("hidden_mse", "hidden_cosine")
+RELATION_LOSSES = ("attention", "value_relation")
+HIDDEN_WEIGHT = 4.0
+_STORED_LOSSES = ("forward_kl", "cross_entropy")
 
 
 class DistillOptions(TrainingOptions):
-    """Fit the student to the teacher's next-token distribution, mixed with the data's cross-entropy."""
+    """Fit the student to the teacher: its next-token distribution, its hidden states, its attention; mixed with the data's cross-entropy."""
 
-    loss: LossName | dict[LossName, Weight] = Field(
-        {"forward_kl": 0.9, "cross_entropy": 0.1},
-        description="one loss, or losses with weights; KL terms are multiplied by temperature squared",
+    loss: LossName | dict[LossName, Weight] | None = Field(
+        None,
+        description="one loss, or losses with weights; KL terms are multiplied by temperature squared "
+        "(default: forward_kl, with hidden_mse where the student is a trained one)",
     )
-    learning_rate: Annotated[float, Field(gt=0, lt=1)] = Field(2e-4, description="peak learning rate of AdamW")
     temperature: Annotated[float, Field(gt=0, le=100)] = Field(
-        1.0, description="softens teacher and student in the KL term"
+        1.0, description="softens teacher and student in the losses of logits"
+    )
+    beta: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.5, description="jensen_shannon: the teacher's share of the mixture; near 0 it is like forward KL"
+    )
+    skew: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.1, description="skewed_kl, skewed_reverse_kl: the share that is mixed in from the other side"
+    )
+    layers: dict[Layer, Layer] | None = Field(
+        None,
+        description="layers whose hidden states or attention are compared, {student: teacher}, from 0 (default: hidden_mse all, others the last)",
+    )
+    teacher_logits: Literal["live", "stored"] = Field(
+        "live",
+        description="live: the teacher runs beside the student; stored: its top logits are written once and read",
+    )
+    top_k: Annotated[int, Field(ge=1, le=1000)] = Field(
+        50, description="teacher_logits: stored: the most probable tokens that are kept of each position"
+    )
+    on_policy: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.0, description="share of the steps in which the student writes the text on which it is taught"
+    )
+    zero_points: Literal["keep", "learn"] = Field(
+        "keep", description="of a quantized student without symmetric blocks; its weights and scales are always learned"
     )
 
     @field_validator("loss")
     @classmethod
-    def _some_weight(cls, value: LossName | dict[LossName, float]) -> LossName | dict[LossName, float]:
+    def _some_weight(cls, value: LossName | dict[LossName, float] | None) -> LossName | dict[LossName, float] | None:
         if isinstance(value, dict) and not sum(value.values()):
             raise ValueError("needs at least one loss with a weight above 0")
         return value
 
+    @model_validator(mode="after")
+    def _losses_fit(self) -> Self:
+        names = set(self.weights())
+        if self.teacher_logits == "stored":
+            if other := sorted(names - {*_STORED_LOSSES}):
+                raise ValueError(f"teacher_logits: stored knows {' and '.join(_STORED_LOSSES)}, got {', '.join(other)}")
+            if self.temperature != 1:
+                raise ValueError("teacher_logits: stored keeps the teacher at temperature 1; leave temperature out")
+            if self.on_policy:
+                raise ValueError("on_policy asks the teacher about new text; it needs teacher_logits: live")
+        if self.on_policy and not names & {*LOGITS_LOSSES}:
+            raise ValueError(f"on_policy needs a loss of logits: {', '.join(LOGITS_LOSSES)}")
+        if self.layers is not None and self.loss is not None and not names & {*HIDDEN_LOSSES, *RELATION_LOSSES}:
+            raise ValueError(f"layers is for {', '.join((*HIDDEN_LOSSES, *RELATION_LOSSES))}, and none is in loss")
+        return self
+
     def weights(self) -> dict[str, float]:
-        """Return the weight of each loss; losses of weight 0 are left out."""
-        mix = {self.loss: 1.0} if isinstance(self.loss, str) else self.loss
+        """Return the weight of each loss; losses of weight 0 are left out. Where the recipe names none: forward KL."""
+        mix = {self.loss or "forward_kl": 1.0} if not isinstance(self.loss, dict) else self.loss
         return {str(name): weight for name, weight in mix.items() if weight}
+
+    def resolved(self, trained: bool) -> DistillOptions:
+        """Return the options with the loss that is meant where the recipe names none.
+
+        trained  the student knows its language, as one that was pruned does: it has states of its own to match
+        """
+        if self.loss is not None or not trained or self.teacher_logits == "stored":
+            return self
+        return self.model_copy(update={"loss": {"forward_kl": 1.0, "hidden_mse": HIDDEN_WEIGHT}})

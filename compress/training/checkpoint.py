@@ -16,21 +16,26 @@ FOLDER = "training"
 def resume_step(scratch: Path) -> int | None:
     """Return the step from which a stage will go on that was stopped before, or None where it begins."""
     found = newest(scratch / FOLDER)
-    return int(found.name.removeprefix(PREFIX)) if found else None
+    return step_of(found) if found else None
 
 
-def seal(checkpoint: Path) -> None:
-    """Mark a checkpoint as complete, then drop the ones before it."""
+def step_of(checkpoint: Path) -> int:
+    """Return the step after which a checkpoint was written."""
+    return int(checkpoint.name.removeprefix(PREFIX))
+
+
+def seal(checkpoint: Path, keep: int | None = None) -> None:
+    """Mark a checkpoint as complete, then drop the ones before it, but for that of step `keep`."""
     listed = {path.as_posix(): sha256_of(checkpoint / path) for path in list_files(checkpoint) if path.name != _LIST}
     write_text(checkpoint / _LIST, canonical(listed))
     for older in checkpoint.parent.glob(PREFIX + "*"):
-        if older != checkpoint:
+        if older != checkpoint and older.name != f"{PREFIX}{keep}":
             shutil.rmtree(older, ignore_errors=True)
 
 
 def newest(folder: Path) -> Path | None:
     """Return the newest complete checkpoint; incomplete and damaged ones are removed."""
-    found = sorted(folder.glob(PREFIX + "*"), key=lambda path: int(path.name.removeprefix(PREFIX)), reverse=True)
+    found = sorted(folder.glob(PREFIX + "*"), key=step_of, reverse=True)
     for checkpoint in found:
         if _is_complete(checkpoint):
             return checkpoint

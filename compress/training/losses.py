@@ -9,15 +9,15 @@ from torch.nn import functional
 UNCOUNTED = -100
 
 
-def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the sum of -log p(target) over the counted tokens, in nats.
+def cross_entropy_rows(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the sum of -log p(target) over rows, in nats.
 
-    Shapes: logits [B, T, V], targets [B, T] with UNCOUNTED where a token does not count.
-    Numerics: float32 whatever the format of the logits; uncounted rows are taken out before the softmax, so that nothing in
-    them can become NaN.
+    Shapes: logits [n, V], targets [n], all of them counted.
+    Numerics: float32 whatever the format of the logits, float64 where they are.
     """
-    counted = targets != UNCOUNTED
-    return functional.cross_entropy(logits[counted].float(), targets[counted], reduction="sum")
+    return functional.cross_entropy(
+        logits if logits.dtype == torch.float64 else logits.float(), targets, reduction="sum"
+    )
 
 
 def next_tokens(ids: Tensor, counted: Tensor) -> Tensor:

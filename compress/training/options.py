@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -9,16 +10,26 @@ from pydantic import Field, model_validator
 from compress.options import Options
 
 Count = Annotated[int, Field(ge=1)]
+Tracker = Literal["tensorboard", "wandb", "mlflow"]
 
 
 class TrainingOptions(Options):
     """How long, how fast, in which pieces."""
 
-    tokens: Count = Field(description="tokens to learn from; the data is repeated as often as that takes")
+    tokens: Count | None = Field(
+        None, description="tokens to learn from; the data is repeated as often as that takes. Or epochs"
+    )
+    epochs: Annotated[float, Field(gt=0)] | None = Field(None, description="passes over the data, instead of tokens")
     length: Annotated[int, Field(ge=8)] = Field(256, description="tokens in a window")
-    batch: Count = Field(8, description="windows in a step, over all accumulated pieces")
+    batch: Count = Field(8, description="windows in a step, over all processes and accumulated pieces")
     accumulate: Count = Field(1, description="pieces into which a step is cut, to save memory; divides batch")
-    learning_rate: Annotated[float, Field(gt=0, lt=1)] = Field(1e-3, description="peak learning rate of AdamW")
+    optimizer: Literal["muon", "adamw"] = Field(
+        "muon",
+        description="muon: Muon for the layers' matrices, AdamW for embedding, head and norms; adamw: AdamW for all",
+    )
+    learning_rate: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None, description="peak learning rate (default: by what the model is: fresh, pruned or quantized)"
+    )
     schedule: Literal["cosine", "linear", "constant"] = Field(
         "cosine", description="how the learning rate falls to zero"
     )
@@ -27,15 +38,41 @@ class TrainingOptions(Options):
     )
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="decoupled weight decay")
     clip: Annotated[float, Field(gt=0)] = Field(1.0, description="largest norm of the gradient")
-    precision: Literal["fp32", "bf16"] = Field(
-        "fp32", description="number format of the forward and backward pass; weights stay fp32"
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto",
+        description="number format of the forward and backward pass; weights stay fp32. auto: bf16 where the device is faster with it",
     )
     checkpoints: Annotated[int, Field(ge=0)] = Field(
         10, description="how often, over the run, the state is saved for a resume and validated"
     )
+    patience: Count | None = Field(
+        None, description="stop after so many validations without a lower loss, and keep the weights of the lowest"
+    )
+    report_to: tuple[Tracker, ...] = Field(
+        (), description="where curves go besides the report; each needs its own package", exclude=True
+    )
 
     @model_validator(mode="after")
-    def _whole_pieces(self) -> Self:
+    def _fits(self) -> Self:
         if self.batch % self.accumulate:
             raise ValueError(f"accumulate ({self.accumulate}) must divide batch ({self.batch})")
+        if (self.tokens is None) == (self.epochs is None):
+            raise ValueError(f"needs tokens or epochs, got {'both' if self.tokens else 'none'}")
+        if self.patience is not None and not self.checkpoints:
+            raise ValueError("patience counts validations, and checkpoints: 0 makes none; leave one of them out")
         return self
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Return the tokens of one step, counted or not."""
+        return self.batch * self.length
+
+    def steps(self, windows: int) -> int:
+        """Return the number of steps that tokens, or epochs over so many windows, take; at least one."""
+        if self.tokens is not None:
+            return math.ceil(self.tokens / self.tokens_per_step)
+        return max(1, round((self.epochs or 0) * windows / self.batch))
+
+    def tokens_to_read(self) -> int | None:
+        """Return how many tokens of the data are enough; None where all of it is passed over."""
+        return None if self.tokens is None else self.tokens + self.length

@@ -7,7 +7,7 @@ are those that will be stored, bit for bit: the loss of training and validation 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +23,23 @@ from compress.models.grid import Grid, in_blocks, round_to_codes
 from compress.models.quantized import QuantizedFile, QuantizedWeight
 from compress.training.straight_through import inside_cells, integer_grid, round_to_grid
 
+# Of the largest: an input that is never there lets its weights go nowhere that could be told.
+_SMALLEST_INPUT = 1e-3
 _GRID_PARAMETERS = ("scale_changes", "zero_changes")
 
 
 class Rounding(nn.Module):
-    """What turns the latent weights of one matrix into its rounded ones; a parametrization.
+    """What turns what is learned of one matrix into its rounded weights; a parametrization.
 
-    Changes are learned, in units of a weight, so that they and the latent weights go with one learning rate: with u the mean
-    |scale| of the matrix at the start, scale = start * exp(change / u) and zero point = start + change / u.
+    Learned are the latent weights, times the size of the input that each meets (see `measure_inputs`), and changes of scales
+    and zero points, in units of a weight, so that all go with one learning rate: with u the mean |scale| of the matrix at
+    the start, scale = start * exp(change / u) and zero point = start + change / u.
 
-    Shapes: scale_changes and zero_changes [N, G]; the latter is there only where zero points are learned.
+    Shapes: scale_changes and zero_changes [N, G], the latter only where zero points are learned; input_sizes [K].
     Memory: the last rounded weight is kept until it is out of date, so that a tied weight is rounded once a pass.
     """
 
+    input_sizes: Tensor
     start_scales: Tensor
     start_zeros: Tensor
     unit: Tensor
@@ -44,6 +48,7 @@ class Rounding(nn.Module):
         super().__init__()
         self.scheme = stored.scheme
         grid = stored_grid(stored)
+        self.register_buffer("input_sizes", torch.ones(stored.scheme.shape[1]))
         self.register_buffer("start_scales", grid.scales, persistent=False)
         self.register_buffer("start_zeros", grid.zeros, persistent=False)
         self.register_buffer("unit", grid.scales.abs().mean(), persistent=False)
@@ -58,10 +63,11 @@ class Rounding(nn.Module):
         zeros = self.start_zeros
         return scales, zeros if self.zero_changes is None else zeros + self.zero_changes / self.unit
 
-    def forward(self, latent: Tensor) -> Tensor:
-        """Return the rounded weight [N, K] of latent weights [N, K], float32 whatever autocast says."""
-        key = self._key(latent)
+    def forward(self, learned: Tensor) -> Tensor:
+        """Return the rounded weight [N, K] of what is learned [N, K], float32 whatever autocast says."""
+        key = self._key(learned)
         if self._kept is None or self._kept[0] != key:
+            latent = learned / self.input_sizes
             self._kept = (key, round_to_grid(latent, *self.grid(), self.scheme.bits, self.scheme.block))
         return self._kept[1]
 
@@ -69,16 +75,15 @@ class Rounding(nn.Module):
         """Let go of the last rounded weight."""
         self._kept = None
 
-    def _key(self, latent: Tensor) -> tuple[object, ...]:
-        learned = [one for one in (latent, *self.parameters()) if one is not None]
-        state = [(one.data_ptr(), one._version, one.requires_grad) for one in learned]
-        return (torch.is_grad_enabled(), *state)
+    def _key(self, learned: Tensor) -> tuple[object, ...]:
+        read = (learned, self.input_sizes, *self.parameters())
+        return (torch.is_grad_enabled(), *((one.data_ptr(), one._version, one.requires_grad) for one in read))
 
     @torch.no_grad()
-    def to_stored(self, latent: Tensor) -> QuantizedWeight:
+    def to_stored(self, learned: Tensor) -> QuantizedWeight:
         """Return the codes, scales and zero points of what forward gives."""
         grid = integer_grid(*self.grid(), self.scheme.bits)
-        codes = round_to_codes(in_blocks(latent, self.scheme.block), grid)
+        codes = round_to_codes(in_blocks(learned / self.input_sizes, self.scheme.block), grid)
         zeros = None if self.scheme.symmetric else _bytes(grid.zeros)
         return quantized.store(self.scheme, _bytes(codes), grid.scales.cpu().numpy(), zeros)
 
@@ -196,7 +201,7 @@ def typical_step(model: nn.Module) -> float:
 
 
 def rounded_weights(model: nn.Module) -> Iterator[tuple[str, Rounding, Tensor]]:
-    """Yield (name, rounding, latent weights) of every quantized weight, each once, under the first of its names."""
+    """Yield (name, rounding, what is learned) of every quantized weight, each once, under the first of its names."""
     seen: set[int] = set()
     for prefix, module in model.named_modules():
         if not parametrize.is_parametrized(module):
@@ -205,6 +210,58 @@ def rounded_weights(model: nn.Module) -> Iterator[tuple[str, Rounding, Tensor]]:
             if isinstance(found[0], Rounding) and id(found) not in seen:
                 seen.add(id(found))
                 yield f"{prefix}.{attribute}", found[0], found.original
+
+
+@torch.no_grad()
+def measure_inputs(model: Any, ids: Tensor) -> None:
+    """Let each latent weight of a linear layer move the slower the larger the input is that it meets on these tokens.
+
+    The optimizers make steps of one size for all weights. Beside an input that is sixteen times the others', as there is one
+    in most language models, such a step turns the whole output, and its weights go back and forth between two codes for good.
+    What is learned becomes the latent weight times the size of its input: the root of its mean square, over the geometric mean
+    of the matrix. The latent weights stay what they are. A float model is left alone.
+
+    Shapes: ids [B, T]. stories3M in int4, perplexity of held-out stories: after 0.06 M tokens 4.75, without 4.77 after 0.25 M.
+    """
+    body = model.base_model
+    sizes: dict[int, Tensor] = {}
+    handles = []
+    for module in body.modules():
+        if (found := _rounding_of(module)) is not None and isinstance(module, nn.Linear):
+            handles.append(module.register_forward_pre_hook(_note_into(sizes, found)))
+    try:
+        hidden = body(input_ids=ids.to(model.device), use_cache=False).last_hidden_state
+    finally:
+        for handle in handles:
+            handle.remove()
+    head = model.get_output_embeddings()
+    if head is not None and (found := _rounding_of(head)) is not None:
+        sizes[id(found)] = _size(hidden)
+    for _, rounding, learned in rounded_weights(model):
+        if id(rounding) in sizes:
+            learned.mul_(sizes[id(rounding)] / rounding.input_sizes)
+            rounding.input_sizes.copy_(sizes[id(rounding)])
+
+
+def _rounding_of(module: nn.Module) -> Rounding | None:
+    if not parametrize.is_parametrized(module, "weight"):
+        return None
+    found = module.parametrizations["weight"][0]  # type: ignore[index]
+    return found if isinstance(found, Rounding) else None
+
+
+def _note_into(sizes: dict[int, Tensor], rounding: Rounding) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    def note(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        sizes[id(rounding)] = _size(inputs[0])
+
+    return note
+
+
+def _size(inputs: Tensor) -> Tensor:
+    """Return the size of every input, 1 in the middle: [..., K] -> [K]."""
+    size = inputs.flatten(0, -2).float().square().mean(0).sqrt()
+    size = size.clamp_min(size.amax().clamp_min(torch.finfo(size.dtype).tiny) * _SMALLEST_INPUT)
+    return size / size.log().mean().exp()
 
 
 @torch.no_grad()
@@ -218,7 +275,7 @@ def write_student(model: nn.Module, folder: Path, tokenizer_from: Path) -> None:
     if not is_rounded(model):
         save_model(model, folder, tokenizer_from)
         return
-    stored = {name: rounding.to_stored(latent) for name, rounding, latent in rounded_weights(model)}
+    stored = {name: rounding.to_stored(learned) for name, rounding, learned in rounded_weights(model)}
     plain = load_model(tokenizer_from)
     trained = dict(model.named_parameters())
     for name, parameter in plain.named_parameters():

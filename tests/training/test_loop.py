@@ -6,7 +6,6 @@ import dataclasses
 import json
 import shutil
 
-import numpy as np
 import pytest
 import torch
 
@@ -14,8 +13,10 @@ from compress.errors import StageError
 from compress.models.folder import load_model
 from compress.train.options import TrainOptions
 from compress.train.stage import run
-from compress.training import loop
-from compress.training.losses import UNCOUNTED, cross_entropy
+from compress.training import loop, trainer
+from compress.training.losses import UNCOUNTED
+from compress.training.objective import CrossEntropy
+from compress.training.windows import WindowSequence, load_examples, stack
 from tests.references.training import slow_cross_entropy
 from tests.training.tiny_fit import LENGTH, Data, context, hashes, write_model
 
@@ -50,16 +51,16 @@ class Stop(BaseException):
 def stop_after(monkeypatch, saves):
     """Kill the run while it writes the checkpoint after `saves` whole ones."""
     whole = []
-    original = loop.seal
+    original = trainer.seal
 
-    def seal(checkpoint):
+    def seal(checkpoint, keep=None):
         if len(whole) == saves:
             (checkpoint / "optimizer.pt").write_bytes(b"torn")
             raise Stop
-        original(checkpoint)
+        original(checkpoint, keep)
         whole.append(checkpoint)
 
-    monkeypatch.setattr(loop, "seal", seal)
+    monkeypatch.setattr(trainer, "seal", seal)
     return whole
 
 
@@ -73,6 +74,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(source, stra
 
 @pytest.mark.parametrize("saves", [0, 1, 3])
 def test_a_resume_equals_a_straight_run_bit_for_bit(source, straight, tmp_path, monkeypatch, saves):
+    assert OPTIONS.optimizer == "muon"
     with monkeypatch.context() as patch:
         whole = stop_after(patch, saves)
         with pytest.raises(Stop):
@@ -111,13 +113,17 @@ def test_the_resume_reads_the_checkpoint(source, tmp_path, monkeypatch):
     state = json.loads((checkpoint / "trainer_state.json").read_text())
     state["log_history"][0]["loss"] = 123.0
     (checkpoint / "trainer_state.json").write_text(json.dumps(state))
-    loop.seal(checkpoint)
+    trainer.seal(checkpoint)
     run(OPTIONS, context(tmp_path, source))
     assert log_of(tmp_path / "target")[0]["loss"] == 123.0
 
 
 def test_the_log_has_every_step_once_and_validation_once_a_point(straight):
     log = log_of(straight)
+    names = {"step", "tokens", "loss", "cross_entropy", "learning_rate", "gradient_norm"}
+    assert all(
+        entry.keys() in (names, {"step", "tokens", "validation_loss", "validation_cross_entropy"}) for entry in log
+    )
     assert [entry["step"] for entry in log if "loss" in entry] == list(range(1, 17))
     assert [entry["step"] for entry in log if "validation_loss" in entry] == [4, 8, 12, 16]
     assert all(entry["tokens"] == entry["step"] * 4 * LENGTH for entry in log)
@@ -137,48 +143,29 @@ def test_the_last_steps_are_logged_where_the_interval_does_not_divide_them(sourc
 
 def test_the_first_loss_equals_the_slow_restatement(source, tmp_path):
     ctx = context(tmp_path, source, Data(counted=0.7))
-    examples = loop.load_examples(ctx, OPTIONS)
-    log = []
-    model = load_model(source)
+    examples = load_examples(ctx, OPTIONS)
     before = load_model(source)
-    log = loop.fit(model, examples, OPTIONS, lambda logits, ids, targets: cross_entropy(logits, targets), ctx)
-    sequence = loop.WindowSequence(examples, 64, ctx.seed)
-    batch = [sequence[index] for index in range(4)]
-    ids, labels = (torch.stack([entry[name] for entry in batch]) for name in ("input_ids", "labels"))
+    fitted = loop.fit(load_model(source), examples, OPTIONS, CrossEntropy(), ctx)
+    sequence = WindowSequence(examples, 64, ctx.seed)
+    batch = stack([sequence[index] for index in range(4)])
     with torch.no_grad():
-        logits = before(input_ids=ids).logits[:, :-1].numpy()
-    targets = labels[:, 1:].numpy()
+        logits = before(input_ids=batch["input_ids"]).logits[:, :-1].numpy()
+    targets = batch["labels"][:, 1:].numpy()
     slow = slow_cross_entropy(logits, targets, UNCOUNTED) / (targets != UNCOUNTED).sum()
-    assert log[0]["loss"] == pytest.approx(slow, rel=1e-5)
-    assert bool((labels[:, 0] == UNCOUNTED).all())
+    assert fitted.log[0]["loss"] == pytest.approx(slow, rel=1e-5)
+    assert fitted.log[0]["cross_entropy"] == pytest.approx(slow, rel=1e-5)
 
 
-def test_validation_loss_is_the_mean_over_counted_tokens(source, tmp_path):
-    ctx = context(tmp_path, source, Data(counted=0.5))
-    examples = loop.load_examples(ctx, OPTIONS)
-    model = load_model(source)
-
-    def loss_sum(logits, ids, targets):
-        return cross_entropy(logits, targets)
-
-    found = loop.validate(model, examples, loss_sum, 3)
-    with torch.no_grad():
-        logits = model(input_ids=torch.from_numpy(examples.validation_ids)).logits[:, :-1].numpy()
-    targets = np.where(examples.validation_counted, examples.validation_ids, UNCOUNTED)[:, 1:]
-    assert found == pytest.approx(
-        slow_cross_entropy(logits, targets, UNCOUNTED) / (targets != UNCOUNTED).sum(), rel=1e-5
-    )
-    assert found == pytest.approx(loop.validate(model, examples, loss_sum, 64), rel=1e-6)
-
-
-def test_accumulated_pieces_equal_the_whole_batch(source, tmp_path):
-    """Pieces hold different numbers of counted tokens: means of means would differ."""
+@pytest.mark.parametrize(("optimizer", "bound"), [("adamw", 1e-5), ("muon", 2e-4)])
+def test_accumulated_pieces_equal_the_whole_batch(source, tmp_path, optimizer, bound):
+    """Pieces hold different numbers of counted tokens: means of means would differ. Muon rounds its steps to bfloat16."""
     data = Data(counted=0.4)
     for pieces in (1, 4):
-        options = OPTIONS.model_copy(update={"accumulate": pieces, "tokens": 4 * 4 * LENGTH})
+        changed = {"accumulate": pieces, "tokens": 4 * 4 * LENGTH, "optimizer": optimizer}
+        options = OPTIONS.model_copy(update=changed)
         run(options, context(tmp_path / str(pieces), source, data))
     whole, cut = (weights_of(tmp_path / name / "target") for name in ("1", "4"))
-    assert max(float((whole[name] - cut[name]).abs().max()) for name in whole) < 1e-5
+    assert max(float((whole[name] - cut[name]).abs().max()) for name in whole) < bound
     losses = [[entry["loss"] for entry in log_of(tmp_path / name / "target") if "loss" in entry] for name in ("1", "4")]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
@@ -192,15 +179,6 @@ def test_bf16_trains_and_keeps_float32_weights(source, straight, tmp_path):
     ]
     assert losses[0] != losses[1]
     assert losses[0] == pytest.approx(losses[1], rel=0.05)
-
-
-def test_windows_of_uncounted_tokens_change_nothing(source, tmp_path):
-    options = OPTIONS.model_copy(update={"weight_decay": 0.0, "tokens": 4 * 4 * LENGTH})
-    outcome = run(options, context(tmp_path, source, Data(counted=0.0)))
-    before, after = weights_of(source), weights_of(tmp_path / "target")
-    assert all(torch.equal(before[name], after[name]) for name in before)
-    assert outcome.facts["last_loss"] == 0
-    assert "validation_loss" not in outcome.facts
 
 
 def test_uncounted_tokens_are_no_targets(source, tmp_path):
@@ -217,50 +195,36 @@ def test_uncounted_tokens_are_no_targets(source, tmp_path):
     assert results[0] == results[1]
 
 
-def test_a_loss_that_is_no_number_stops_with_the_step(source, tmp_path):
-    ctx = context(tmp_path, source)
-    calls = []
-
-    def broken(logits, ids, targets):
-        calls.append(1)
-        return cross_entropy(logits, targets) * (float("nan") if len(calls) == 3 else 1.0)
-
-    with pytest.raises(StageError, match="the loss is nan at step 3; use a lower learning_rate or precision: fp32"):
-        loop.fit(load_model(source), loop.load_examples(ctx, OPTIONS), OPTIONS, broken, ctx)
-
-
 def test_weights_that_are_no_numbers_are_not_written(source, tmp_path):
+    class InfiniteGradient(CrossEntropy):
+        def sums(self, model, batch):
+            total, terms = super().sums(model, batch)
+            return (total - total.detach()).abs().sqrt(), terms
+
     ctx = context(tmp_path, source)
     options = OPTIONS.model_copy(update={"tokens": 4 * LENGTH, "checkpoints": 0})
-    model = load_model(source)
-
-    def infinite_gradient(logits, ids, targets):
-        return (logits - logits.detach()).abs().sqrt().sum()
-
     with pytest.raises(StageError, match="the weights are not finite after step 1"):
-        loop.fit(model, loop.load_examples(ctx, options), options, infinite_gradient, ctx)
+        loop.fit(load_model(source), load_examples(ctx, options), options, InfiniteGradient(), ctx)
 
 
-def test_text_shorter_than_a_window_is_refused_and_short_validation_left_out(source, tmp_path):
-    with pytest.raises(
-        StageError, match=r"data\.train has 10 tokens, one window takes 16; give more text or a smaller"
-    ):
-        run(OPTIONS, context(tmp_path, source, Data(tokens=10)))
+def test_a_recipe_decides_the_number_format_and_no_launcher(source, straight, tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    run(OPTIONS, context(tmp_path, source))
+    assert hashes(tmp_path / "target") == hashes(straight)
+
+
+def test_epochs_are_passes_over_the_windows(source, tmp_path):
+    options = TrainOptions(epochs=1.5, length=LENGTH, batch=4, checkpoints=0)
+    outcome = run(options, context(tmp_path, source))
+    windows = 1600 // LENGTH
+    assert outcome.facts["steps"] == round(1.5 * windows / 4)
+    assert outcome.facts["tokens"] == outcome.facts["steps"] * 4 * LENGTH
+
+
+def test_short_validation_is_left_out(source, tmp_path):
     outcome = run(OPTIONS, context(tmp_path, source, Data(validation=LENGTH - 1)))
     assert "validation_loss" not in outcome.facts
     assert outcome.facts["last_loss"] < outcome.facts["first_loss"]
-
-
-def test_every_window_is_seen_once_a_pass_in_another_order(source, tmp_path):
-    examples = loop.load_examples(context(tmp_path, source), OPTIONS)
-    number = len(examples.ids)
-    order = loop.WindowSequence(examples, 2 * number + 5, 3).order
-    first, second = order[:number], order[number : 2 * number]
-    assert sorted(first) == sorted(second) == list(range(number))
-    assert first.tolist() != second.tolist()
-    assert len(order) == 2 * number + 5
-    assert loop.WindowSequence(examples, number, 3).order.tolist() == first.tolist()
-    assert loop.WindowSequence(examples, number, 4).order.tolist() != first.tolist()
 
 
 @pytest.mark.parametrize(

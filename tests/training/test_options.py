@@ -16,3 +16,19 @@ def test_pieces_must_divide_the_batch():
 def test_values_that_make_no_training_are_refused(wrong):
     with pytest.raises(ValidationError):
         TrainingOptions(**({"tokens": 8} | wrong))
+
+
+def test_tokens_or_epochs_say_how_long():
+    assert TrainingOptions(tokens=4097, length=64, batch=8).steps(windows=3) == 9
+    assert TrainingOptions(epochs=2, length=64, batch=8).steps(windows=100) == 25
+    assert TrainingOptions(epochs=0.01, length=64, batch=8).steps(windows=100) == 1
+    assert TrainingOptions(tokens=100, length=64).tokens_to_read() == 164
+    assert TrainingOptions(epochs=1).tokens_to_read() is None
+    for wrong, found in (({}, "none"), ({"tokens": 8, "epochs": 1}, "both")):
+        with pytest.raises(ValidationError, match=f"needs tokens or epochs, got {found}"):
+            TrainingOptions(**wrong)
+
+
+def test_patience_needs_validations():
+    with pytest.raises(ValidationError, match="patience counts validations, and checkpoints: 0 makes none"):
+        TrainingOptions(tokens=8, patience=1, checkpoints=0)

@@ -23,6 +23,7 @@ from compress.quantize.stage import run
 from compress.training.rounding import (
     is_grid_parameter,
     is_rounded,
+    measure_inputs,
     open_student,
     rounded_weights,
     typical_step,
@@ -84,6 +85,7 @@ def test_untrained_the_folder_comes_out_as_it_was(tied: Path, tmp_path: Path, bi
     source = quantize(tied, tmp_path / "source", bits=bits, symmetric=symmetric, leave_out=("*.layers.0.*.q_proj*",))
     for number, origin in enumerate((None, tied, source)):
         model = open_student(source, learn_zero_points=True, origin=origin)
+        measure_inputs(model, IDS)
         assert hashes(write(model, source, tmp_path / str(number))) == hashes(source)
 
 
@@ -91,6 +93,7 @@ def test_untrained_the_folder_comes_out_as_it_was(tied: Path, tmp_path: Path, bi
 def test_what_is_trained_is_what_is_written(tied: Path, tmp_path: Path, bits: int, symmetric: bool) -> None:
     source = quantize(tied, tmp_path / "source", bits=bits, symmetric=symmetric)
     model = open_student(source, learn_zero_points=True)
+    measure_inputs(model, IDS)
     train(model)
     target = write(model, source, tmp_path / "target")
     shipped = load_model(target)
@@ -223,10 +226,12 @@ def test_parameters_of_the_grid_are_known_by_name_and_the_step_is_the_median_sca
 
 def test_two_trainings_write_the_same_bytes_and_a_resume_goes_on_where_it_was(int4: Path, tmp_path: Path) -> None:
     straight, again, first = (open_student(int4, learn_zero_points=True) for _ in range(3))
+    for model in (straight, again, first):
+        measure_inputs(model, IDS)
     for model in (straight, again):
         train_plainly(model, 4)
     train_plainly(first, 2)
-    state = copy.deepcopy({name: value.detach() for name, value in first.named_parameters()})
+    state = copy.deepcopy({name: value.detach() for name, value in first.state_dict().items()})
     resumed = open_student(int4, learn_zero_points=True)
     resumed.load_state_dict(state, strict=False)
     train_plainly(resumed, 2)
@@ -257,3 +262,43 @@ def test_bf16_trains_the_same_rounded_weights(int4: Path) -> None:
     loss.backward()
     assert all(bool(parameter.grad.isfinite().all()) for parameter in model.parameters())
     assert re.search("Parametrized", type(model.lm_head).__name__)
+
+
+def test_the_size_of_an_input_is_the_root_of_its_mean_square_over_the_geometric_mean(int4: Path) -> None:
+    model, plain = open_student(int4), load_model(int4)
+    measure_inputs(model, IDS)
+    states = plain(input_ids=IDS, output_hidden_states=True).hidden_states
+    layer = plain.model.layers[1]
+    inputs = {"lm_head": states[-1], "model.layers.1.self_attn.k_proj": layer.input_layernorm(states[1])}
+    for name, found in inputs.items():
+        squares = found.detach().double().numpy().reshape(-1, 32) ** 2
+        size = np.sqrt(squares.mean(0))
+        rounding = model.get_submodule(name).parametrizations.weight[0]
+        np.testing.assert_allclose(rounding.input_sizes.numpy(), size / np.exp(np.log(size).mean()), rtol=1e-4)
+    sizes = [rounding.input_sizes for _, rounding, _ in rounded_weights(model)]
+    assert all(float(size.log().mean().abs()) < 1e-5 for size in sizes)
+    assert all(float(size.std()) > 0.01 for size in sizes)
+
+
+def test_measured_twice_is_measured_once_and_a_gradient_is_divided_by_the_size(int4: Path) -> None:
+    plain, model = open_student(int4), open_student(int4)
+    for _ in range(2):
+        measure_inputs(model, IDS)
+    for one in (plain, model):
+        one(input_ids=IDS, labels=IDS).loss.backward()
+    pairs = zip(rounded_weights(plain), rounded_weights(model), strict=True)
+    for (name, _, latent), (_, rounding, learned) in pairs:
+        assert torch.equal(weight_at(plain, name), weight_at(model, name))
+        torch.testing.assert_close(learned.detach() / rounding.input_sizes, latent.detach())
+        torch.testing.assert_close(learned.grad * rounding.input_sizes, latent.grad)
+
+
+def test_an_input_that_is_never_there_has_a_size_and_a_float_model_is_left_alone(tied: Path, int4: Path) -> None:
+    model = open_student(int4)
+    model.model.layers[0].input_layernorm.weight.data[:] = torch.tensor([0.0, *[1.0] * 31])
+    measure_inputs(model, IDS)
+    size = model.model.layers[0].self_attn.q_proj.parametrizations.weight[0].input_sizes
+    assert float(size[0] / size.max()) == pytest.approx(1e-3, rel=1e-4)
+    floats, before = load_model(tied), load_model(tied)
+    measure_inputs(floats, IDS)
+    assert all(torch.equal(a, b) for a, b in zip(floats.parameters(), before.parameters(), strict=True))

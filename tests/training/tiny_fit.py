@@ -24,7 +24,14 @@ def write_model(folder: Path, seed: int = 0, vocabulary: int = VOCABULARY, **sha
     tokenizer_folder.mkdir(parents=True)
     words = {f"w{index}": index for index in range(vocabulary)}
     Tokenizer(models.WordLevel(words, unk_token="w0")).save(str(tokenizer_folder / "tokenizer.json"))
-    config = {"model_type": "llama", "vocab_size": vocabulary, "bos_token_id": 1, "eos_token_id": 2}
+    config = {
+        "model_type": "llama",
+        "vocab_size": vocabulary,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "tie_word_embeddings": True,
+    }
+    config |= {"hidden_size": 2, "intermediate_size": 1, "num_hidden_layers": 1, "num_attention_heads": 1}
     (tokenizer_folder / "config.json").write_text(json.dumps(config))
     folder.mkdir()
     make_scratch(StudentOptions(init="scratch", **(SHAPE | shape)), (), tokenizer_folder, folder, seed)
