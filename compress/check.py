@@ -11,19 +11,23 @@ from compress.check_models import (
     different_tokenizers,
     has_chat_template,
     look_at,
-    lost_tokens,
     special_tokens,
 )
 from compress.check_sizes import cut_words
 from compress.data.columns import columns_of
-from compress.data.options import COLUMNS, Source
+from compress.data.given import COLUMNS, Given
+from compress.data.options import Source
+from compress.data.written.check import find_problems, nested_sources
+from compress.data.written.options import Instructions
 from compress.document import PathKey
 from compress.errors import ArtifactError, RecipeError, StageError
+from compress.explain import name_of
 from compress.models.kind import class_name, is_causal
 from compress.overrides import is_folder
 from compress.recipe import Recipe, Step, read_draft
 from compress.stages import STAGES
 from compress.training.options import TrainingOptions
+from compress.training.trackers import missing, missing_words
 
 Config = dict[str, Any]
 _PARTS = ("train", "validation", "calibration", "evaluation")
@@ -51,6 +55,7 @@ def check(recipe: Recipe) -> list[str]:
         _data(recipe, notes)
         origins = look_at(recipe, notes)
         _tokens_and_templates(recipe, origins)
+        _written(recipe, origins)
         configs = _steps(recipe, origins)
         _limits(recipe, configs)
         _benchmark(recipe, configs, notes)
@@ -78,17 +83,53 @@ def _data(recipe: Recipe, notes: list[str]) -> None:
         source: Source | None = getattr(data, part)
         if source is None:
             continue
-        if source.dataset:
-            notes.append(f"data.{part}: {source.dataset} is a dataset of the hub; it is first looked at in the run")
+        for dataset in [source.dataset, *(given.dataset for _, given in nested_sources(source))]:
+            if dataset:
+                notes.append(f"data.{part}: {dataset} is a dataset of the hub; it is first looked at in the run")
         _files(recipe, ("data", part, "files"), source)
         _columns(recipe, part, source)
+        for kind, given in nested_sources(source):
+            _files(recipe, ("data", part, "prompts", kind, "files"), given)
+            _instructions(recipe, ("data", part, "prompts", kind), given)
+        if part == "evaluation" and source.writer:
+            notes.append(
+                "data.evaluation is written by the teacher: what is measured on it says how well it is imitated, not more"
+            )
         if part in _LEARNED and source == data.evaluation:
             notes.append(
                 f"data.{part} and data.evaluation are the same text: what is measured on it looks better than it is"
             )
 
 
-def _files(recipe: Recipe, path: PathKey, source: Source) -> None:
+def _written(recipe: Recipe, origins: dict[str, Origin]) -> None:
+    """Refuse what a teacher cannot write, or a classifier not judge."""
+    for part in _PARTS:
+        source: Source | None = getattr(recipe.head.data, part)
+        if source is None or source.writer is None:
+            continue
+        teacher = origins["teacher"]
+        for place, message in find_problems(source, teacher.config):
+            path = ("data", part, *place)
+            if path not in recipe.document.unread:
+                recipe.document.complain(path, f"{name_of(path)}: {message}")
+        if source.chat and teacher.folder is not None and not has_chat_template(teacher.folder):
+            message = f"data.{part}.chat is true, but the teacher ({teacher.folder}) has no chat template; leave it out"
+            recipe.document.complain(("data", part, "chat"), message)
+
+
+def _instructions(recipe: Recipe, path: PathKey, given: Given) -> None:
+    """Refuse tables without a column of instructions, as far as their heads say."""
+    if not isinstance(given, Instructions):
+        return
+    for file in _found_files(recipe, path, given):
+        columns = columns_of(file)
+        if columns is not None and given.instruction not in columns:
+            message = f"{name_of(path)}: {file} has no column '{given.instruction}'; the columns are {', '.join(map(repr, columns))}"
+            recipe.document.complain(path, f"{message}. Name it with instruction:")
+            return
+
+
+def _files(recipe: Recipe, path: PathKey, source: Given) -> None:
     """Look for the files of a source, one by one so that each problem has its place, then together."""
     if not source.files or any(known[: len(path)] == path for known in recipe.document.unread):
         return
@@ -115,15 +156,7 @@ def _columns(recipe: Recipe, part: str, source: Source) -> None:
         message = f"data.{part}.label: labels are read of data.evaluation alone, to measure accuracy; leave it out"
         recipe.document.complain((*path, "label"), message)
     named = [(name, column) for name in COLUMNS if (column := getattr(source, name))]
-    if not named or not source.files or any(known[:2] == path for known in recipe.document.unread):
-        return
-    # what reads the files also imports numpy
-    from compress.data.sources import expand_files
-
-    try:
-        files = expand_files(source)
-    except (StageError, OSError, ValueError):
-        return
+    files = _found_files(recipe, path, source) if named else []
     heads = ((file, found) for file in files if (found := columns_of(file)) is not None)
     for file, found in heads:
         missing = [(name, column) for name, column in named if column not in found]
@@ -134,6 +167,19 @@ def _columns(recipe: Recipe, part: str, source: Source) -> None:
             recipe.document.complain((*path, name), message)
         if missing:
             return
+
+
+def _found_files(recipe: Recipe, path: PathKey, source: Given) -> list[Path]:
+    """Return the files of a source; none where something is wrong with them, which is said already."""
+    if not source.files or any(known[: len(path)] == path for known in recipe.document.unread):
+        return []
+    # what reads the files also imports numpy
+    from compress.data.sources import expand_files
+
+    try:
+        return expand_files(source)
+    except (StageError, OSError, ValueError):
+        return []
 
 
 def _tokens_and_templates(recipe: Recipe, origins: dict[str, Origin]) -> None:
@@ -160,15 +206,14 @@ def _steps(recipe: Recipe, origins: dict[str, Origin]) -> dict[str, Config | Non
     """Check step by step, with the config that each will give; return the configs."""
     configs = {name: origin.config for name, origin in origins.items()}
     quantized = {name for name, origin in origins.items() if origin.quantized}
-    uncut = {name: origin.map.size for name, origin in origins.items() if origin.map}
     tokenizers = {name: origin.folder for name, origin in origins.items()}
     for step in recipe.steps:
         config = configs.get(step.source)
         if step.source in quantized and not step.stage.quantized_source:
             takers = ", ".join(word for word, stage in STAGES.items() if stage.quantized_source)
-            message = f"'{step.source}' is quantized, and {step.word} would lose its codes; only {takers} takes it"
+            message = f"'{step.source}' is quantized, and {step.word} would lose its codes; use the model that it was made from, or one of {takers}"
             recipe.document.complain((*step.path, "from"), f"{step.where}: {message}")
-        if step.word == "quantize":
+        if step.word == "quantize" or (step.gives == "torch" and step.source in quantized):
             quantized.add(step.id)
         after = _planned(recipe, step, config) if step.valid and config is not None else None
         tokenizers[step.id] = tokenizers.get(step.source)
@@ -178,12 +223,12 @@ def _steps(recipe: Recipe, origins: dict[str, Origin]) -> dict[str, Config | Non
             asked = [("teacher", configs["teacher"])] if step.stage.teacher else []
             _length(recipe, step, step.options.length, [(step.source, config), *asked])
             _next_token(recipe, step, [(step.source, config), *asked])
+            for tracker in missing(step.options.report_to):
+                recipe.document.complain((*step.path, "report_to"), f"{step.where}.{missing_words(tracker)}")
         if step.stage.teacher:
-            _vocabulary(recipe, step, configs, origins, uncut)
+            _vocabulary(recipe, step, configs, origins)
         if step.gives == "torch":
             configs[step.id] = after
-            if before := _uncut(step, uncut, config, after):
-                uncut[step.id] = before
     return configs
 
 
@@ -233,34 +278,11 @@ def _context(config: Config | None) -> int | None:
     return found if isinstance(found, int) else None
 
 
-def _uncut(step: Step, uncut: dict[str, int], before: Config | None, after: Config | None) -> int | None:
-    """Return how many tokens there were before the first cut of the vocabulary that a step gives; None where it is whole."""
-    if step.source in uncut or not before or not after or before.get("vocab_size") == after.get("vocab_size"):
-        return uncut.get(step.source)
-    return before.get("vocab_size")
-
-
-def _vocabulary(
-    recipe: Recipe,
-    step: Step,
-    configs: dict[str, Config | None],
-    origins: dict[str, Origin],
-    uncut: dict[str, int],
-) -> None:
-    teacher, student = configs["teacher"], configs.get(step.source)
-    if not teacher or not student:
+def _vocabulary(recipe: Recipe, step: Step, configs: dict[str, Config | None], origins: dict[str, Origin]) -> None:
+    student = configs.get(step.source)
+    if not configs["teacher"] or not student:
         return
-    sizes = teacher.get("vocab_size"), student.get("vocab_size")
-    if step.source in uncut and uncut[step.source] in (sizes[0], uncut.get("teacher")):
-        sizes = sizes[0], sizes[0]  # a cut student asks the teacher for the tokens that it still has
-    if sizes[0] != sizes[1]:
-        message = (
-            f"the teacher has {sizes[0]} tokens, '{step.source}' has {sizes[1]}; both need the same tokenizer. "
-            "Start from the teacher, or leave student.vocab out"
-        )
-    else:
-        message = different_tokenizers(recipe, origins) or lost_tokens(origins, student["vocab_size"])
-    if message:
+    if message := different_tokenizers(recipe, origins, student.get("vocab_size", 0)):
         recipe.document.complain(step.path, f"{step.where}: {message}")
 
 

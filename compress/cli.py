@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from compress import __version__
+from compress.distributed import FirstProcessError, is_first, join
 from compress.errors import CommandError, CompressError, MissingExtra, RecipeError
 from compress.terminal import Terminal
 
@@ -147,6 +148,8 @@ def apply(
     """
     from compress.check import open_recipe
 
+    # the other processes of a launch wait until the first one finds nothing wrong: it says it for all
+    launch = None if is_first() else join()
     read, _ = open_recipe(recipe, overrides or ())
     folder = out or Path("runs") / read.head.name
     for place in (folder, *folder.parents):
@@ -155,10 +158,13 @@ def apply(
     try:
         from compress.pipeline import apply as apply_recipe
 
-        results = apply_recipe(read, folder, Terminal(), fresh)
+        results = apply_recipe(read, folder, Terminal(), fresh, launch)
     except KeyboardInterrupt:
-        typer.echo("interrupted: what is finished stays, and so do checkpoints; apply again to go on", err=True)
+        if is_first():
+            typer.echo("interrupted: what is finished stays, and so do checkpoints; apply again to go on", err=True)
         raise typer.Exit(INTERRUPTED) from None
+    if results is None:  # the first process of a launch says how it went
+        return
     _print(results, as_json)
     typer.echo(f"{folder / 'report.html'}", err=True)
     if any(not entry["met"] for entry in results["limits"]):
@@ -312,7 +318,8 @@ def main() -> None:
         typer.echo(str(error), err=True)
         sys.exit(WRONG)
     except CompressError as error:
-        typer.echo(f"error: {error}", err=True)
+        if not isinstance(error, FirstProcessError):
+            typer.echo(f"error: {error}", err=True)
         sys.exit(WRONG if isinstance(error, CommandError | MissingExtra) else FAILED)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""

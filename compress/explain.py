@@ -99,7 +99,8 @@ def _names_at(kind: Any, place: PathKey) -> set[str]:
     kinds = [kind]
     for step in place[:-1]:
         kinds = [inner for outer in kinds for inner in _inside(outer, step)]
-    return {name for outer in kinds for found in _models_in(outer) for name in found.model_fields}
+    models = {found for outer in kinds for found in _models_in(outer)}
+    return {field.alias or name for found in models for name, field in found.model_fields.items()}
 
 
 def _inside(annotation: Any, step: str | int) -> list[Any]:
@@ -111,6 +112,8 @@ def _inside(annotation: Any, step: str | int) -> list[Any]:
         return [arguments[1]]
     if origin is Literal:
         return []
+    if origin is list:
+        return list(arguments)
     return [inner for part in arguments for inner in _inside(part, step)]
 
 

@@ -21,6 +21,11 @@ def find_needs(document: Document, head: Head, steps: Sequence[Step], broken: fr
     has_train = head.data.train is not None or "data" in broken
     if "student" not in broken:
         _student(document, head, has_teacher, has_train)
+    for part in ("train", "validation", "calibration", "evaluation"):
+        source = getattr(head.data, part)
+        if source is not None and source.writer and not has_teacher:
+            message = f"data.{part}: from teacher needs a teacher, the recipe has none"
+            document.complain(("data", part, "from"), message)
     for step in steps:
         if not has_teacher and (step.stage.teacher or step.source == "teacher"):
             what = "needs" if step.stage.teacher else "from teacher needs"

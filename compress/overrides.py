@@ -97,14 +97,35 @@ def resolve_paths(document: Document, base: Path) -> None:
     data = value.get("data")
     for part in _PARTS:
         entry = data.get(part) if isinstance(data, dict) else None
-        files = entry.get("files") if isinstance(entry, dict) else None
-        path: PathKey = ("data", part, "files")
-        if isinstance(entry, dict) and isinstance(files, str):
-            entry["files"] = _file_path(document, path, files, base)
-        elif isinstance(files, list):
-            for index, file in enumerate(files):
-                if isinstance(file, str):
-                    files[index] = _file_path(document, (*path, index), file, base)
+        if isinstance(entry, dict):
+            _data_files(document, ("data", part), entry, base)
+            _written(document, ("data", part), entry, base)
+
+
+def _data_files(document: Document, path: PathKey, entry: dict[str, Any], base: Path) -> None:
+    files = entry.get("files")
+    if isinstance(files, str):
+        entry["files"] = _file_path(document, (*path, "files"), files, base)
+    elif isinstance(files, list):
+        for index, file in enumerate(files):
+            if isinstance(file, str):
+                files[index] = _file_path(document, (*path, "files", index), file, base)
+
+
+def _written(document: Document, path: PathKey, entry: dict[str, Any], base: Path) -> None:
+    """The paths of data that the teacher writes: files of prompts and words, and the folders of classifiers."""
+    prompts, filters = entry.get("prompts"), entry.get("filters")
+    for kind, given in prompts.items() if isinstance(prompts, dict) else ():
+        if isinstance(given, dict) and kind != "words":
+            _data_files(document, (*path, "prompts", kind), given, base)
+        for name, words in given.items() if isinstance(given, dict) and kind == "words" else ():
+            if isinstance(words, str):
+                given[name] = _file_path(document, (*path, "prompts", kind, name), words, base)
+    for index, given in enumerate(filters if isinstance(filters, list) else ()):
+        quality = given.get("quality") if isinstance(given, dict) else None
+        if isinstance(quality, dict) and isinstance(model := quality.get("model"), str):
+            place = (*path, "filters", index, "quality", "model")
+            quality["model"] = _file_path(document, place, model, base)
 
 
 def is_folder(path: Path) -> bool:

@@ -7,7 +7,7 @@ import importlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,36 +17,68 @@ from safetensors import SafetensorError
 from compress import artifact
 from compress.artifact import Artifact
 from compress.check import check
-from compress.contract import Context, Json, Outcome, Progress
+from compress.contract import Context, Json, Outcome, Progress, silent
 from compress.data.load import RecipeData
+from compress.data.written.texts import Teacher
+from compress.distributed import Launch, Silent, join, process
 from compress.errors import ArtifactError, StageError
 from compress.memory import PeakMemory
 from compress.models.origin import fetch
 from compress.proof import prove_plans
 from compress.recipe import Recipe, Step
 from compress.rows import measure_and_report
-from compress.run import SCRATCH, STATE, Listener, Node, Run, StageClock, save_state
+from compress.run import (
+    SCRATCH,
+    STATE,
+    Listener,
+    Node,
+    Run,
+    StageClock,
+    call,
+    is_called,
+    refuse_processes,
+    save_state,
+    wait_for_source,
+)
 from compress.training.checkpoint import resume_step
 from compress.versions import versions
 
-START_REVISION = 1
+START_REVISION = 2
 # torch names no errno: its writer of files and its allocator say it in words.
 _FULL_DISK = ("No space left on device", "inline_container", "PytorchStreamWriter failed writing")
 _NO_MEMORY = ("can't allocate memory", "out of memory")
 
 
-def apply(recipe: Recipe, folder: Path, listener: Listener, fresh: bool = False) -> Json:
+def apply(
+    recipe: Recipe, folder: Path, listener: Listener, fresh: bool = False, launch: Launch | None = None
+) -> Json | None:
     """Run the recipe in `folder` and return its results; what is there and still true is reused.
 
-    Raises RecipeError before anything runs, StageError and ArtifactError on the way; what was finished stays.
+    Started by a launcher, the first process does all this, and the others come in where there is something to train: they
+    say nothing, and return None. They have joined the launch before they call this, the first one joins it here.
+
+    Raises RecipeError and CommandError before anything runs, StageError and ArtifactError on the way; what was finished stays.
     """
-    for note in check(recipe):
-        listener.say(note)
-    run = Run(recipe, folder, RecipeData(recipe.head.data, recipe.head.seed), listener, fresh, _device())
+    notes = check(recipe)
+    device = _device()
+    refuse_processes(recipe, process().size, device)
+    launch = launch or join()
+    data = RecipeData(recipe.head.data, recipe.head.seed)
+    with launch.reporting():
+        if not launch.process.first:
+            assist(Run(recipe, folder, data, Silent(), fresh, device, launch))
+            return None
+        for note in notes:
+            listener.say(note)
+        return _apply(Run(recipe, folder, data, listener, fresh, device, launch))
+
+
+def _apply(run: Run) -> Json:
+    folder = run.folder
     with artifact.run_lock(folder), _explained(str(folder)):
         for place in (folder, folder / STATE, folder / "torch", folder / "onnx"):
             artifact.sweep(place)
-        if fresh:
+        if run.fresh:
             shutil.rmtree(folder / SCRATCH, ignore_errors=True)
             shutil.rmtree(folder / STATE, ignore_errors=True)
         nodes = _plan(run)
@@ -59,6 +91,18 @@ def apply(recipe: Recipe, folder: Path, listener: Listener, fresh: bool = False)
         results = measure_and_report(run, nodes)
         shutil.rmtree(folder / SCRATCH, ignore_errors=True)
         return results
+
+
+def assist(run: Run) -> None:
+    """Work on what the first process trains, for as long as there is something to train."""
+    nodes = _plan(run)
+    for node in nodes:
+        if is_called(run, node):
+            wait_for_source(node, nodes)
+            # beside the first one's: what is written here is thrown away
+            own = node.folder.with_name(f"{node.folder.name}.{run.launch.process.rank}")
+            with artifact.temporary_folder(own) as temporary:
+                _call(run, node, _context(run, node, nodes, temporary, silent))
 
 
 def _device() -> str:
@@ -76,6 +120,7 @@ def _plan(run: Run) -> list[Node]:
             folder = fetch(head.teacher.model, head.teacher.revision, head.teacher.builtin)
             artifact.refuse_damaged(folder)
             key = artifact.fingerprint_folder(folder)
+        run.data.teacher = Teacher(folder, key, run.device)
         nodes["teacher", "torch"] = Node("teacher", "teacher", "torch", folder, key, {})
     nodes["start", "torch"] = _start(run, nodes.get(("teacher", "torch")))
     for step in run.recipe.steps:
@@ -90,7 +135,7 @@ def _plan(run: Run) -> list[Node]:
 
 def _start(run: Run, teacher: Node | None) -> Node:
     student = run.recipe.head.student
-    if student.init == "teacher" and teacher:
+    if student.init == "teacher" and teacher and not student.every:
         return Node("start", "start", "torch", teacher.folder, teacher.key, {}, "teacher")
     if student.model:
         folder = fetch(student.model, student.revision)
@@ -129,15 +174,20 @@ def _make(run: Run, node: Node, nodes: list[Node], proof: Callable[[], None]) ->
     why = "--fresh" if run.fresh else _why_not(node)
     if not why:
         run.listener.say(f"{node.label}: reused")
+        call(run, node, False)
         return
     if not run.fresh and (same := _same_elsewhere(run, node)):
         run.listener.say(f"{node.label}: taken from {same.path.relative_to(run.folder).as_posix()}, which is the same")
         _copy(same, node)
+        call(run, node, False)
         return
     proof()
     step = resume_step(_scratch(run, node))
     run.listener.say(f"{node.label}: {why}" + (f", going on from step {step}" if step else ""))
+    with _explained(node.label):
+        run.data.write(node.made["data"], run.listener.task)
     clock = StageClock(_scratch(run, node))
+    call(run, node, True)
     with run.listener.task(node.label) as progress, _explained(node.label):
         finished = _run_stage(run, node, nodes, clock, progress)
     shutil.rmtree(_scratch(run, node), ignore_errors=True)
@@ -196,19 +246,26 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str
     return found
 
 
-def _run_stage(run: Run, node: Node, nodes: list[Node], clock: StageClock, progress: Progress) -> Artifact:
+def _context(run: Run, node: Node, nodes: list[Node], target: Path, progress: Progress) -> Context:
     folders = {other.id: other.folder for other in nodes if other.gives == "torch"}
+    sources = {other.id: other.source for other in nodes if other.gives == "torch"}
+    return Context(
+        source=folders.get(node.source or "", target),
+        target=target,
+        scratch=_scratch(run, node),
+        seed=run.recipe.head.seed,
+        device=run.device,
+        teacher=folders.get("teacher"),
+        origin=folders.get(sources.get(node.source or "") or ""),
+        data=run.data if run.data.has("calibration") else None,
+        progress=progress,
+        curves=run.folder / "tensorboard" / node.id,
+    )
+
+
+def _run_stage(run: Run, node: Node, nodes: list[Node], clock: StageClock, progress: Progress) -> Artifact:
     with artifact.temporary_folder(node.folder) as temporary:
-        context = Context(
-            source=folders.get(node.source or "", temporary),
-            target=temporary,
-            scratch=_scratch(run, node),
-            seed=run.recipe.head.seed,
-            device=run.device,
-            teacher=folders.get("teacher"),
-            data=run.data if run.data.has("calibration") else None,
-            progress=progress,
-        )
+        context = _context(run, node, nodes, temporary, progress)
         with PeakMemory() as memory:
             outcome = _call(run, node, context)
         said = {
@@ -224,18 +281,32 @@ def _run_stage(run: Run, node: Node, nodes: list[Node], clock: StageClock, progr
 
 def _call(run: Run, node: Node, context: Context) -> Outcome:
     if node.step is None:
-        from compress.models.scratch import make_scratch
-
-        texts = run.data.texts("train") if run.recipe.head.student.vocab else ()
-        make_scratch(run.recipe.head.student, texts, context.teacher, context.target, context.seed)
-        return Outcome()
+        return _make_start(run, context)
     module, _, function = node.step.stage.run.partition(":")
     stage = getattr(importlib.import_module(module), function)
     try:
-        outcome: Outcome = stage(node.step.options, context)
+        with run.launch.group(node.id, run.device) if node.trains else nullcontext():
+            outcome: Outcome = stage(node.step.options, context)
     except (StageError, ArtifactError) as error:
         raise type(error)(f"{node.label}: {error}") from error
     return outcome
+
+
+def _make_start(run: Run, context: Context) -> Outcome:
+    student = run.recipe.head.student
+    try:
+        if student.every and context.teacher:
+            from compress.models.teacher_layers import take_layers
+
+            return Outcome(take_layers(context.teacher, student.every, context.target))
+        from compress.models.scratch import make_scratch
+
+        texts = run.data.texts("train") if student.vocab else ()
+        make_scratch(student, texts, context.teacher, context.target, context.seed)
+    except ValueError as error:
+        # sizes that check could not look at: the teacher is a model of the hub
+        raise StageError(f"start: {error}") from error
+    return Outcome()
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from compress.benchmark.size import graph_precision, parameters, size_bytes
 from compress.benchmark.speed import available_cores, measure_speed
 from compress.benchmark.teacher import TeacherLogits
 from compress.contract import Json, Measurement, measurement_from_json
-from compress.data.load import RecipeData, fingerprint_tokenizer
+from compress.data.load import RecipeData, fingerprint_tokenizer, written_parts
 from compress.models.decoder import context_of
 from compress.models.folder import read_config
 from compress.models.kind import is_causal
@@ -33,7 +33,7 @@ from compress.training.finish import read_log
 from compress.versions import versions
 
 Measurements = dict[str, Measurement]
-MEASURE_REVISION = 3
+MEASURE_REVISION = 4
 
 
 def measure_and_report(run: Run, nodes: list[Node]) -> Json:
@@ -44,6 +44,8 @@ def measure_and_report(run: Run, nodes: list[Node]) -> Json:
     options = run.recipe.head.benchmark
     measured: dict[str, Measurements] = {_name(node): {} for node in shown}
     if options:
+        if run.recipe.head.data.evaluation:
+            run.data.write(["evaluation"], run.listener.task)
         _measure_quality(run, shown, options, measured)
         _measure_speed(run, shown, options, measured)
     results = _results(run, nodes, shown, measured)
@@ -57,7 +59,9 @@ def measure_and_report(run: Run, nodes: list[Node]) -> Json:
 
 def _is_shown(node: Node) -> bool:
     """A start with random weights, or one that is the teacher itself, is no row of its own."""
-    return node.id != "start" or (not node.made and node.source != "teacher")
+    if node.id != "start":
+        return True
+    return bool(node.made["options"].get("every")) if node.made else node.source != "teacher"
 
 
 def _name(node: Node) -> str:
@@ -131,7 +135,7 @@ def _evaluation_data(run: Run, options: BenchmarkOptions) -> RecipeData | None:
     if not run.data.has("evaluation"):
         return None
     join = options.perplexity.join if options.perplexity else None
-    return RecipeData(run.data.options.model_copy(update={"join": join}), run.data.seed) if join else run.data
+    return run.data.joined(join) if join else run.data
 
 
 def _content(node: Node) -> str:
@@ -181,8 +185,22 @@ def _results(run: Run, nodes: list[Node], shown: list[Node], measured: Mapping[s
         "data": {part: run.data.fingerprint(part, folders if part == "evaluation" else ()) for part in parts},
         "rows": rows,
         "stages": [_stage(run, node) for node in nodes if node.made],
+        "written": _written(run),
         "limits": limits(run.recipe, rows),
     }
+
+
+def _written(run: Run) -> list[Json]:
+    """Return what the teacher wrote for each part; the run remembers it, should the store be emptied."""
+    found = []
+    reports = run.data.reports()
+    for part in written_parts(run.recipe.head.data):
+        name = f"written-{run.data.fingerprint(part)}"
+        if part in reports:
+            save_state(run, name, reports[part])
+        if report := reports.get(part) or load_state(run, name):
+            found.append({"part": part, **report})
+    return found
 
 
 def _row(run: Run, node: Node, measurements: Measurements) -> Json:

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from pathlib import Path
 
@@ -50,10 +49,17 @@ def test_a_plan_sees_what_the_stages_before_it_leave(place):
     ]
 
 
-@pytest.mark.parametrize("line", ["distill: {tokens: 9}", "train: {tokens: 9}", "prune: {remove: {layers: 1}}", "quantize: {id: again, bits: 8, block: 16}"])  # fmt: skip
-def test_nothing_but_export_starts_from_a_quantized_model(place, line):
+def test_train_and_distill_start_from_a_quantized_model_and_leave_one(place):
+    text = TEXT + "  - quantize: {bits: 4, block: 16}\n"
+    for word in ("train", "distill"):
+        found = said(place, f"{text}  - {word}: {{tokens: 9}}\n  - prune: {{remove: {{layers: 1}}}}\n")
+        assert [line.partition(" and prune")[0] for line in found] == [f"10:5: stages[2].prune: '{word}' is quantized,"]
+
+
+@pytest.mark.parametrize("line", ["prune: {remove: {layers: 1}}", "quantize: {id: again, bits: 8, block: 16}"])
+def test_nothing_that_loses_its_codes_starts_from_a_quantized_model(place, line):
     word = line.partition(":")[0]
-    expected = f"stages[1].{word}: 'quantize' is quantized, and {word} would lose its codes; only export takes it"
+    expected = f"stages[1].{word}: 'quantize' is quantized, and {word} would lose its codes; use the model that it was made from, or one of train, distill, export"
     assert said(place, f"{TEXT}  - quantize: {{bits: 4, block: 16}}\n  - {line}\n") == [f"9:5: {expected}"]
     (place / "model" / "quantization.safetensors").touch()
     found = said(place, f"{TEXT}  - {line}\n")
@@ -74,17 +80,23 @@ def test_what_writes_no_text_learns_no_next_token(word, place):
 
 
 def test_distill_needs_the_tokenizer_of_the_teacher(place):
+    # a row more is padding
     model(place / "other", vocab_size=65)
     text = TEXT + "  - distill: {tokens: 9}\nstudent: {model: other}\n"
-    assert said(place, text) == [
-        "8:5: stages[0].distill: the teacher has 64 tokens, 'start' has 65; both need the same tokenizer. Start from the teacher, or leave student.vocab out"
-    ]
-    (place / "other" / "config.json").write_text(json.dumps(CONFIG))
-    assert said(place, text) == [
-        "8:5: stages[0].distill: teacher and student have different tokenizers (./model/tokenizer.json, ./other/tokenizer.json); distill needs the same one"
-    ]
-    shutil.copyfile(place / "model" / "tokenizer.json", place / "other" / "tokenizer.json")
     assert notes(place, text) == []
+    tokenizer = json.loads((place / "other" / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    vocabulary["a"], vocabulary["b"] = 1, 0
+    (place / "other" / "tokenizer.json").write_text(json.dumps(tokenizer))
+    assert said(place, text) == [
+        "8:5: stages[0].distill: teacher and student have different tokenizers: 'a' is 0 for the teacher and 1 for the student; 'b' is 1 for the teacher and 0 for the student. Start from a student with the teacher's tokenizer"
+    ]
+    own = text.replace("{model: other}", "{init: scratch, layers: 1, hidden: 8, ffn: 8, heads: 2, vocab: 300}")
+    assert said(place, own) == [
+        "8:5: stages[0].distill: student.vocab makes a tokenizer of its own, but distill needs the teacher's; leave student.vocab out"
+    ]
+    (place / "other" / "tokenizer.json").write_text("[]")
+    assert said(place, text) == ["8:5: stages[0].distill: ./other/tokenizer.json: a JSON object is needed, found list"]
 
 
 def test_distill_looks_at_the_context_of_the_teacher_too(place):

@@ -5,12 +5,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from compress.models.vocabulary import VocabularyMap, map_after
-from tests.tiny_check import CONFIG, TEXT, model, notes, said
+from tests.tiny_check import BPE, TEXT, model, notes, said
 
 
 @pytest.fixture
@@ -28,12 +29,15 @@ def test_distill_may_follow_a_cut_of_the_vocabulary(place):
     assert notes(place, text) == []
     model(place / "other", vocab_size=65)
     assert said(place, text + "student: {model: other}\n") == [
-        f"{line}:5: stages[{line - 8}].distill: the teacher has 64 tokens, '{source}' has 49; both need the same tokenizer. Start from the teacher, or leave student.vocab out"
-        for line, source in ((10, "b"), (11, "c"))
+        f"{line}:5: stages[{line - 8}].distill: a cut of the vocabulary is known to the teacher by the same tokenizer.json, and the student's gives the same ids in other bytes; copy the teacher's tokenizer.json to the student"
+        for line in (10, 11)
     ]
-    (place / "other" / "config.json").write_text(json.dumps(CONFIG))
+    # the same tokenizer, and a row of padding more
+    shutil.copyfile(place / "model" / "tokenizer.json", place / "other" / "tokenizer.json")
+    assert notes(place, cut + "  - distill: {tokens: 9}\nstudent: {model: other}\n") == []
+    (place / "other" / "tokenizer.json").write_text(json.dumps({"model": {**BPE, "vocab": {"a": 0}, "merges": []}}))
     assert said(place, cut + "  - distill: {tokens: 9}\nstudent: {model: other}\n") == [
-        "9:5: stages[1].distill: teacher and student have different tokenizers (./model/tokenizer.json, ./other/tokenizer.json); distill needs the same one"
+        "9:5: stages[1].distill: teacher and student have different tokenizers: the teacher's has 40 tokens, the student's 1; 'b' (1) is a token of the teacher alone; 'c' (2) is a token of the teacher alone; 'd' (3) is a token of the teacher alone; and 36 more. Start from a student with the teacher's tokenizer"
     ]
 
 
@@ -83,11 +87,11 @@ def test_a_folder_whose_vocabulary_was_cut_has_the_teachers_tokens(place):
     assert notes(place, other.replace("- distill: {t", "- prune: {remove: {vocab: 8}}\n  - distill: {t")) == []
     VocabularyMap("0" * 64, 64, tuple(range(48)), (0,) * 64).write(student)
     assert said(place, text) == [
-        "8:5: stages[0].distill: teacher and student have different tokenizers (./model/tokenizer.json, ./cut/tokenizer.json); distill needs the same one"
+        "8:5: stages[0].distill: the student's vocabulary was cut from another one than the teacher's (64 tokens, the teacher has 64); give the teacher that it was cut from"
     ]
     VocabularyMap("0" * 64, 66, tuple(range(48)), (0,) * 66).write(student)
     assert said(place, text) == [
-        "8:5: stages[0].distill: the teacher has 64 tokens, 'start' has 48; both need the same tokenizer. Start from the teacher, or leave student.vocab out"
+        "8:5: stages[0].distill: the student's vocabulary was cut from another one than the teacher's (66 tokens, the teacher has 64); give the teacher that it was cut from"
     ]
     (student / "vocabulary_map.json").write_text("{}")
     assert said(place, text) == [

@@ -130,7 +130,7 @@ def test_a_name_that_is_no_folder_is_a_hub_id(path):
         ("stages.int5.block=1", "--set 'stages.int5.block=1':1: stages are set as stages.<id>.<option>; there is no id 'int5'. Did you mean 'int4'?"),
         ("stages.q-slim.bits=4", "--set 'stages.q-slim.bits=4':1: stages are set as stages.<id>.<option>; 'q-slim' is made by the line 'q'; set stages.q.<option>"),
         ("stages.export.tolerance=1", "--set 'stages.export.tolerance=1':1: stages are set as stages.<id>.<option>; 2 lines are called 'export'; change them in the recipe"),
-        ("student.init=scratch", "--set 'student.init=scratch':1: student: init: scratch needs ffn, heads, hidden, layers"),
+        ("student={init: scratch, vocab: 300}", "--set 'student={init: scratch, vocab: 300}':1: student: init: scratch with vocab needs ffn, heads, hidden, layers"),
         ("limits.nope.size_mb=3", "--set 'limits.nope.size_mb=3':1: limits: there is no id 'nope'. Known: int4, q-slim, q-start, slim, start, teacher."),
         ("name.x=1", "--set 'name.x=1':1: name must be made of a-z, 0-9 and - (at most 64 characters), got {\"x\": 1}"),
         ("teacher.model=a/b", "/r.yaml:3: teacher: needs exactly one of model, builtin, got both (with --set 'teacher.model=a/b')"),

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-from jinja2 import TemplateError
 
 from compress.artifact import key_of, sha256_of
+from compress.contract import Json, Progress, silent
+from compress.data.chat import ChatRenderer, chat_renderer
 from compress.data.corpus import Corpus, Example, Question
 from compress.data.options import DataOptions, Source
 from compress.data.sources import Document, fingerprint_source, read_documents, sample_order
-from compress.errors import ArtifactError, StageError
+from compress.data.written.texts import Teacher
+from compress.data.written.write import fingerprint_written, written_documents, written_report
+from compress.errors import StageError
 from compress.models.folder import load_tokenizer, special_ids
 
+PARTS = ("train", "validation", "calibration", "evaluation")
 SLICES = ("validation", "calibration")
 _SLICE_SHARE = 20
 _SLICE_LIMIT = {"validation": 256, "calibration": 1024}
@@ -26,11 +31,15 @@ _PIECE = 2_000
 
 
 class RecipeData:
-    """The parts of a recipe's data. Call it with a part and a model folder to get a Corpus."""
+    """The parts of a recipe's data. Call it with a part and a model folder to get a Corpus.
 
-    def __init__(self, options: DataOptions, seed: int) -> None:
+    `teacher` writes the sources that are from teacher; set it before anything is asked of them.
+    """
+
+    def __init__(self, options: DataOptions, seed: int, teacher: Teacher | None = None) -> None:
         self.options = options
         self.seed = seed
+        self.teacher = teacher
         self._documents: dict[tuple[str, str], list[Document]] = {}
         self._corpora: dict[str, Corpus] = {}
         self._sources: dict[str, str] = {}
@@ -46,7 +55,9 @@ class RecipeData:
         """
         source, owner = self._need(part), self._owner(part)
         if owner not in self._sources:
-            self._sources[owner] = fingerprint_source(source)
+            self._sources[owner] = (
+                fingerprint_written(source, self._writer(owner)) if source.writer else fingerprint_source(source)
+            )
         made: dict[str, Any] = {"source": self._sources[owner], "join": self.options.join}
         if owner == "train":
             made |= {"part": part, "seed": self.seed, "taken": self._taken}
@@ -62,7 +73,7 @@ class RecipeData:
         Raises StageError and ArtifactError, which name the part, where it cannot be read or tokenized.
         """
         source = self._need(part)
-        chat = _chat_renderer(tokenizer_folder) if source.messages else None
+        chat = chat_renderer(tokenizer_folder) if source.messages else None
         how = {
             "text": self.fingerprint(part),
             "tokenizer": fingerprint_tokenizer(tokenizer_folder, self.options.join),
@@ -74,6 +85,27 @@ class RecipeData:
             documents = self._read(part, chat)
             self._corpora[key] = tokenize(documents, tokenizer_folder, self.options.join, key, tokens)
         return self._corpora[key]
+
+    def write(self, parts: Iterable[str], task: Callable[[str], AbstractContextManager[Progress]]) -> None:
+        """Let the teacher write what these parts are made of, where it has not: each under a task, which shows how far it is.
+
+        Raises StageError, which names the part, where that does not work.
+        """
+        for owner in dict.fromkeys(map(self._owner, parts)):
+            source: Source | None = getattr(self.options, owner)
+            if source is not None and source.writer and (owner, "") not in self._documents:
+                with task(f"data.{owner}: the teacher writes") as progress:
+                    self._documents[owner, ""] = self._load(owner, None, progress)
+
+    def reports(self) -> dict[str, Json]:
+        """Return what was written and filtered for each part that the teacher has written."""
+        parts = written_parts(self.options)
+        found = {part: written_report(getattr(self.options, part), self._writer(part)) for part in parts}
+        return {part: report for part, report in found.items() if report is not None}
+
+    def joined(self, join: Literal["bos", "eos", "none"]) -> RecipeData:
+        """Return the same data with another joining token."""
+        return RecipeData(self.options.model_copy(update={"join": join}), self.seed, self.teacher)
 
     def texts(self, part: str) -> Iterable[str]:
         """Yield the text of each document of a part that needs no chat template: to train a tokenizer on."""
@@ -100,14 +132,25 @@ class RecipeData:
         owner = self._owner(part)
         key = owner, chat.template if chat else ""
         if key not in self._documents:
-            try:
-                self._documents[key] = list(read_documents(self._need(part), chat))
-            except StageError as error:
-                raise StageError(f"data.{owner}: {error}") from error
+            self._documents[key] = self._load(owner, chat)
         documents = self._documents[key]
         if not documents:
             raise StageError(f"data.{owner}: there is no text in it")
         return self._slice(documents, part) if owner == "train" else documents
+
+    def _load(self, owner: str, chat: ChatRenderer | None, progress: Progress = silent) -> list[Document]:
+        source = self._need(owner)
+        try:
+            if source.writer:
+                return written_documents(source, self._writer(owner), progress)
+            return list(read_documents(source, chat))
+        except StageError as error:
+            raise StageError(f"data.{owner}: {error}") from error
+
+    def _writer(self, owner: str) -> Teacher:
+        if self.teacher is None:
+            raise StageError(f"data.{owner}: from teacher needs a teacher, and there is none here")
+        return self.teacher
 
     def _slice(self, documents: list[Document], part: str) -> list[Document]:
         """Cut validation and calibration, where they have no source of their own, out of train's documents."""
@@ -126,6 +169,12 @@ class RecipeData:
             begun = bounds[name][1]
         start, end = bounds.get(part, (begun, len(documents)))
         return [documents[index] for index in order[start:end]]
+
+
+def written_parts(options: DataOptions) -> list[str]:
+    """Return the parts that the teacher writes."""
+    sources = {part: getattr(options, part) for part in PARTS}
+    return [part for part, source in sources.items() if source is not None and source.writer]
 
 
 def _pieces(document: Document) -> list[Document]:
@@ -224,32 +273,3 @@ def joining_token(folder: Path, join: str | None) -> int | None:
             f"data.join is {join}, but the model in {folder} has no {join.upper()} token; use another join"
         )
     return found
-
-
-class ChatRenderer:
-    """A model's chat template; call it with turns, and whether the answer's opening is to follow."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self.template = str(tokenizer.chat_template)
-        self._tokenizer = tokenizer
-
-    def __call__(self, messages: list[dict[str, Any]], prompt: bool) -> str:
-        """Return the text of the turns.
-
-        Raises StageError where the template refuses them.
-        """
-        try:
-            text: str = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
-        except TemplateError as error:
-            raise StageError(f"the chat template refuses these messages: {error}") from error
-        return text
-
-
-def _chat_renderer(folder: Path) -> ChatRenderer | None:
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"{folder}: the tokenizer does not load: {error}") from error
-    return ChatRenderer(tokenizer) if tokenizer.chat_template else None

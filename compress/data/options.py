@@ -2,81 +2,89 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
+from compress.data.given import COLUMNS as COLUMNS
+from compress.data.given import Count as Count
+from compress.data.given import Files, Given
+from compress.data.written.options import EVERYWHERE, OF_STORIES, Filter, NamedFilter, Prompts, SamplingOptions
 from compress.options import Options
 
-Count = Annotated[int, Field(ge=1)]
-COLUMNS = ("text", "prompt", "completion", "messages", "label")
-Text = Annotated[str, Field(min_length=1)]
+NEW_TOKENS, ATTEMPTS = 256, 4
+WRITTEN = frozenset(
+    {"prompts", "chat", "new_tokens", "sampling", "stop", "prompt_is", "filters", "documents", "attempts", "seed"}
+)
 
 
-def _listed(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
+class Source(Given):
+    """One source of documents: local files, a hub dataset, the built-in stories, or what the teacher writes."""
 
-
-Files = Annotated[list[Text], Field(min_length=1), BeforeValidator(_listed, json_schema_input_type=Text | list[Text])]
-
-
-class Source(Options):
-    """One source of documents: local files, a hub dataset, or the built-in stories."""
-
-    files: Files | None = Field(
+    writer: Literal["teacher"] | None = Field(
+        None, alias="from", description="teacher: the teacher writes the documents"
+    )
+    prompts: Prompts | None = Field(None, description="from teacher: what it is given to write on")
+    chat: bool | None = Field(
         None,
-        description="a local .txt, .md, .jsonl, .json, .csv, .tsv or .parquet file, a pattern such as data/*.txt, or a list",
+        description="from teacher: put prompts into its chat template (default: where it has one, but for openings)",
     )
-    dataset: Text | None = Field(None, description="a dataset id of the hub")
-    builtin: Literal["stories"] | None = Field(None, description="the seeded generator of children's stories")
-    subset: str | None = Field(None, description="configuration of the hub dataset")
-    split: str | None = Field(None, description="split of the hub dataset (default train)")
-    revision: str | None = Field(None, description="commit, branch or tag of the hub dataset")
-    separator: Text | None = Field(
-        None, description="what stands between documents in text files; without it a file is one document"
+    new_tokens: Count | None = Field(
+        None, description=f"from teacher: tokens of a text at most (default {NEW_TOKENS}); it ends before at EOS"
     )
-    text: str | None = Field(None, description="column that holds a document (default text)")
-    prompt: str | None = Field(None, description="column of the prompt; its tokens are read, not learned")
-    completion: str | None = Field(None, description="column of the completion")
-    messages: str | None = Field(
-        None, description="column of a chat: the chat template is applied, only answers are learned"
-    )
-    label: Text | None = Field(
+    sampling: SamplingOptions | None = Field(None, description="from teacher: how tokens are drawn")
+    stop: Files | None = Field(None, description="from teacher: texts before which a text ends")
+    prompt_is: Literal["learned", "read", "dropped"] | None = Field(
         None,
-        description="column of a text's class, for the accuracy of a classifier: its number, or its name in the model's id2label",
+        description="from teacher: what becomes of the prompt in a document (default: openings are learned, others read)",
     )
-    seed: int | None = Field(None, ge=0, description="seed of the built-in stories (default 0)")
-    start: int | None = Field(None, ge=0, description="number of the first built-in story (default 0)")
+    filters: list[NamedFilter] | None = Field(
+        None,
+        description="from teacher: what is dropped, in this order (default: length from 20 words for openings and "
+        "templates, repetition, exact_duplicates, near_duplicates; []: nothing)",
+    )
+    attempts: Count | None = Field(
+        None,
+        description=f"from teacher: texts written at most for each of `documents`, for the filters to drop (default {ATTEMPTS})",
+    )
+
+    seed: int | None = Field(
+        None, ge=0, description="seed of the built-in stories, or of what the teacher writes (default 0)"
+    )
     documents: Count | None = Field(
-        None, description="use at most this many documents (built-in stories: how many, default 20000)"
+        None,
+        description="use at most this many documents (built-in stories: how many, default 20000; from teacher: how many "
+        "the filters are to leave, default: each prompt is answered once)",
     )
+
+    beside: ClassVar[dict[str, frozenset[str]]] = Given.beside | {"from": WRITTEN}
 
     @model_validator(mode="after")
-    def _one_origin(self) -> Self:
-        origins = [name for name in ("files", "dataset", "builtin") if getattr(self, name) is not None]
-        if len(origins) != 1:
-            raise ValueError(f"needs exactly one of files, dataset, builtin, got {' and '.join(origins) or 'none'}")
-        origin = origins[0]
-        allowed = {
-            "files": {"separator", *COLUMNS, "documents"},
-            "dataset": {"subset", "split", "revision", *COLUMNS, "documents"},
-            "builtin": {"seed", "start", "documents"},
-        }[origin]
-        given = {name for name in type(self).model_fields if getattr(self, name) is not None} - {origin}
-        if wrong := sorted(given - allowed):
-            raise ValueError(
-                f"{', '.join(wrong)} cannot stand beside {origin}; with {origin} use {', '.join(sorted(allowed))}"
-            )
-        forms = [name for name in ("text", "prompt", "messages") if getattr(self, name) is not None]
-        if len(forms) > 1:
-            raise ValueError(f"needs one of text, prompt + completion, messages, got {' and '.join(forms)}")
-        if (self.prompt is None) != (self.completion is None):
-            raise ValueError("prompt and completion stand together")
-        if self.label is not None and (beside := [name for name in ("prompt", "messages") if getattr(self, name)]):
-            raise ValueError(f"label stands beside text, the column of whole texts, not beside {beside[0]}")
-        if self.label is not None and self.separator is not None:
-            raise ValueError("label cannot stand beside separator: labels are a column, and a text file has none")
+    def _what_to_write(self) -> Self:
+        if self.writer is None:
+            return self
+        if self.prompts is None:
+            raise ValueError("from teacher needs prompts")
+        if self.documents is None and (self.prompts.template or self.prompts.openings == "bos"):
+            what = "templates give" if self.prompts.template else "bos gives"
+            raise ValueError(f"needs documents: {what} prompts without end")
+        if self.documents is None and self.attempts:
+            raise ValueError("attempts stands beside documents: without it each prompt is answered once")
+        if self.prompts.chunks and self.prompt_is == "learned":
+            raise ValueError("prompt_is: the questions about chunks are read or dropped")
         return self
+
+    @property
+    def kept_filters(self) -> tuple[Filter, ...]:
+        """The filters as given, or the default ones."""
+        if self.filters is not None:
+            return tuple(self.filters)
+        return OF_STORIES if self.prompts and self.prompts.kind in ("openings", "template") else EVERYWHERE
+
+    @property
+    def prompt_role(self) -> str:
+        """What becomes of the prompt in a document: learned, read or dropped."""
+        return self.prompt_is or ("learned" if self.prompts and self.prompts.openings else "read")
 
 
 class DataOptions(Options):

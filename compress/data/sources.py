@@ -16,7 +16,7 @@ from typing import Any
 from compress.artifact import key_of, sha256_of
 from compress.data import stories
 from compress.data.corpus import Question
-from compress.data.options import Source
+from compress.data.given import Given
 from compress.errors import StageError
 from compress.models.origin import hub_is_reachable
 
@@ -52,7 +52,7 @@ class Document:
         return "".join(text for text, learned in self.segments if learned)
 
 
-def expand_files(source: Source) -> list[Path]:
+def expand_files(source: Given) -> list[Path]:
     """Return the files of a local source in a fixed order; patterns such as data/*.jsonl are expanded.
 
     Raises StageError for a pattern without a file and for a format that is not read.
@@ -78,7 +78,7 @@ def expand_files(source: Source) -> list[Path]:
     return paths
 
 
-def fingerprint_source(source: Source) -> str:
+def fingerprint_source(source: Given) -> str:
     """Return a fingerprint of the documents that the source gives: contents of files, commit of a hub dataset, revision of the stories.
 
     Where files stand, what they are called and when they were written does not count; their format does.
@@ -97,7 +97,7 @@ def _format(paths: list[Path]) -> str:
     return "tsv" if suffix == ".tsv" else FORMATS[suffix]
 
 
-def read_documents(source: Source, render_chat: RenderChat | None = None) -> Iterator[Document]:
+def read_documents(source: Given, render_chat: RenderChat | None = None) -> Iterator[Document]:
     """Yield the documents of a source, stripped; those without text to learn are left out.
 
     Raises StageError where the source does not open, or a row is not what the options say.
@@ -107,12 +107,12 @@ def read_documents(source: Source, render_chat: RenderChat | None = None) -> Ite
     return islice(found, limit)
 
 
-def _all_documents(source: Source, render_chat: RenderChat | None) -> Iterator[Document]:
+def _all_documents(source: Given, render_chat: RenderChat | None) -> Iterator[Document]:
     if source.builtin:
         for story in stories.stories(source.seed or 0, source.documents or BUILTIN_DOCUMENTS, source.start or 0):
             yield Document(((story.text, True),), Question(story.context, story.answer, story.choices))
         return
-    for number, row in enumerate(_rows(source), 1):
+    for number, row in enumerate(read_rows(source), 1):
         try:
             document = _document(row, source, render_chat)
         except StageError as error:
@@ -123,7 +123,7 @@ def _all_documents(source: Source, render_chat: RenderChat | None) -> Iterator[D
             yield document
 
 
-def _document(row: dict[str, Any], source: Source, render_chat: RenderChat | None) -> Document:
+def _document(row: dict[str, Any], source: Given, render_chat: RenderChat | None) -> Document:
     if source.messages:
         return Document(tuple(_chat_segments(_column(row, source.messages), render_chat)))
     prompt, completion = source.prompt, source.completion
@@ -187,7 +187,11 @@ def _chat_segments(messages: Any, render: RenderChat | None) -> Iterator[tuple[s
         done = answered
 
 
-def _rows(source: Source) -> Iterator[dict[str, Any]]:
+def read_rows(source: Given) -> Iterator[dict[str, Any]]:
+    """Yield the rows of files or of a hub dataset by column; a text file is one row with the column `text`.
+
+    Raises StageError where the source does not open.
+    """
     import datasets
 
     datasets.disable_progress_bars()
@@ -249,7 +253,7 @@ def _explained(what: str) -> Iterator[None]:
         raise StageError(f"{what}: cannot be read ({type(error).__name__}: {words})") from error
 
 
-def _hub_builder(source: Source) -> Any:
+def _hub_builder(source: Given) -> Any:
     import datasets
 
     if not hub_is_reachable():

@@ -64,13 +64,14 @@ def merge(paths: Sequence[Path]) -> Json:
         "rows": [],
         "stages": [],
         "limits": [],
+        "written": [],
         "runs": [],
         "warnings": [],
     }
     for path, name, run in zip(paths, names, runs, strict=True):
         folder = path if path.is_dir() else path.parent
-        for part in ("rows", "stages", "limits"):
-            merged[part] += [{**entry, "run": name} for entry in run[part]]
+        for part in ("rows", "stages", "limits", "written"):
+            merged[part] += [{**entry, "run": name} for entry in run.get(part, [])]
         about = {key: run[key] for key in ("recipe", "environment", "data")}
         merged["runs"].append({"name": name, "path": folder.as_posix(), **about})
     for row in merged["rows"]:

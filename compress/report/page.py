@@ -18,6 +18,7 @@ from compress.report.results import TEACHER, flatten, megabytes_of, plain_text, 
 from compress.report.scatter import PRECISIONS
 from compress.report.stage_bars import TIME
 from compress.report.table import table
+from compress.report.written import written_data
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -52,6 +53,7 @@ def write_page(results: Json, plots: Path, target: Path) -> None:
         plots=list(_plots(plots)),
         cuts=list(_cuts(results, plots)),
         stages=list(_stages(results)),
+        written=written_data(results),
         shipped=[row for row in results["rows"] if row["format"] == "onnx" and row.get("path")],
         version=__version__,
     )

@@ -18,12 +18,15 @@
  }],
  "stages": [{"id", "word", "seconds", "peak_memory_bytes", "facts": {...}, "skipped": [{"name", "reason"}],
              "log": [{"step", "tokens", "loss", ...}]}],
- "limits": [{"id", "name", "limit", "found", "met"}]
+ "limits": [{"id", "name", "limit", "found", "met"}],
+ "written": [{"part", "texts", "prompts_too_long", "ended", "tokens", "documents", "kept",
+              "filters": [{"name", "options", "before", "after", "values"?: {quantile: value}, "dropped": [sample]}],
+              "samples": [sample]}]?     data that the teacher wrote; a sample is {"name", "origin", "prompt", "text", "reason"?}
 }
 
 Measurements: perplexity, bits_per_byte, kl_to_teacher (nats a token), top1_agreement and accuracy (0 to 1),
 first_token_ms, prefill_tokens_per_second, decode_tokens_per_second, peak_rss_bytes, load_seconds.
-A value of null has a reason. In what `compress compare` makes, every row, stage and limit has the key "run", and "runs"
+A value of null has a reason. In what `compress compare` makes, every row, stage, limit and written part has the key "run", and "runs"
 holds each run's name, path, recipe, environment and data.
 """
 
