@@ -67,7 +67,7 @@ def _rows() -> tuple[Stage, ...]:
         ),
         Stage(
             "distill",
-            "fit the student to a teacher: its next tokens, hidden states, attention; a quantized one through its rounding",
+            "fit the student to the teacher: next tokens, hidden states, attention",
             DistillOptions,
             "compress.distill.stage:run",
             revision=2,

@@ -22,6 +22,7 @@ RANKS = {
     "options": 0,
     "artifact": 1,
     "contract": 1,
+    "distributed": 1,
     "document": 1,
     "memory": 1,
     "versions": 1,
