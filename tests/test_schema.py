@@ -20,7 +20,7 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 SCHEMA = recipe_schema()
 TYPES = {"object": dict, "array": list, "string": str, "boolean": bool, "null": type(None)}
 KNOWN = {"$ref", "$defs", "$schema", "title", "description", "default", "type", "properties", "required", "additionalProperties",
-         "anyOf", "oneOf", "enum", "const", "items", "minItems", "minLength", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum",
+         "anyOf", "oneOf", "enum", "const", "items", "minItems", "maxItems", "minLength", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum",
          "pattern", "minProperties", "maxProperties", "propertyNames"}  # fmt: skip
 
 
@@ -49,7 +49,8 @@ def fits(value: Any, schema: Any) -> bool:
     if isinstance(value, str):
         return len(value) >= schema.get("minLength", 0) and bool(re.search(schema.get("pattern", ""), value))
     if isinstance(value, list):
-        return len(value) >= schema.get("minItems", 0) and all(fits(item, schema.get("items", True)) for item in value)
+        many = schema.get("minItems", 0) <= len(value) <= schema.get("maxItems", len(value))
+        return many and all(fits(item, schema.get("items", True)) for item in value)
     if isinstance(value, dict):
         return fits_mapping(value, schema)
     if isinstance(value, int | float) and not isinstance(value, bool):

@@ -32,7 +32,7 @@ class Features:
     def __init__(self, options: DistillOptions, student: Any, teacher: Any, record: Record | None, seed: int) -> None:
         names = set(options.weights())
         own, other = shape_of(student.config.to_dict()), shape_of(teacher.config.to_dict())
-        given = None if options.layers is None else list(options.layers.items())
+        given = None if options.layers is None else [(own, other) for own, other in options.layers]
         pairs = layer_map(own.layers, other.layers, given, _kept(record, "layers"))
         last = pairs if given else pairs[-1:]
         self.pairs: dict[str, Pairs] = {

@@ -86,17 +86,17 @@ def layer_map(
 
 def _checked(given: Sequence[tuple[int, int]], student: int, teacher: int) -> list[tuple[int, int]]:
     if not given:
-        raise ValueError("layers has no pair; give at least one, such as {0: 0}, or leave it out")
+        raise ValueError("layers has no pair; give at least one, such as [[0, 0]], or leave it out")
     for own, other in given:
         for layer, layers, name in ((own, student, "student"), (other, teacher, "teacher")):
             if not 0 <= layer < layers:
                 raise ValueError(
-                    f"layers has the pair {own}: {other}, but the {name} has {layers} layers; give one of 0 to {layers - 1}"
+                    f"layers has the pair [{own}, {other}], but the {name} has {layers} layers; give one of 0 to {layers - 1}"
                 )
     pairs = sorted((own, other) for own, other in given)
     for pair, following in pairwise(pairs):
         if pair == following:
-            raise ValueError(f"layers has the pair {pair[0]}: {pair[1]} more than once; give it once")
+            raise ValueError(f"layers has the pair [{pair[0]}, {pair[1]}] more than once; give it once")
     return pairs
 
 

@@ -21,7 +21,7 @@ LossName = Literal[
     "value_relation",
 ]
 Weight = Annotated[float, Field(ge=0)]
-Layer = Annotated[int, Field(ge=0)]
+Pair = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=2, max_length=2)]
 
 LOGITS_LOSSES = ("forward_kl", "reverse_kl", "jensen_shannon", "skewed_kl", "skewed_reverse_kl")
 HIDDEN_LOSSES = ("hidden_mse", "hidden_cosine")
@@ -47,9 +47,9 @@ class DistillOptions(TrainingOptions):
     skew: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.1, description="skewed_kl, skewed_reverse_kl: the share that is mixed in from the other side"
     )
-    layers: dict[Layer, Layer] | None = Field(
+    layers: tuple[Pair, ...] | None = Field(
         None,
-        description="layers whose hidden states or attention are compared, {student: teacher}, from 0 (default: hidden_mse all, others the last)",
+        description="layers whose hidden states or attention are compared, pairs [student's, teacher's] from 0 (default: hidden_mse all, others the last)",
     )
     teacher_logits: Literal["live", "stored"] = Field(
         "live",

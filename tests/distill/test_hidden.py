@@ -106,11 +106,11 @@ def test_a_layer_that_was_kept_learns_what_was_cut_out_behind_it():
 def test_given_pairs_are_taken_in_order_and_wrong_ones_refused():
     assert layer_map(3, 6, [(2, 5), (0, 1), (0, 2)]) == [(0, 1), (0, 2), (2, 5)]
     refused = {
-        ((3, 5),): "layers has the pair 3: 5, but the student has 3 layers; give one of 0 to 2",
-        ((0, 6),): "layers has the pair 0: 6, but the teacher has 6 layers; give one of 0 to 5",
-        ((-1, 5),): "layers has the pair -1: 5, but the student has 3 layers; give one of 0 to 2",
-        ((0, 1), (0, 1)): "layers has the pair 0: 1 more than once; give it once",
-        (): "layers has no pair; give at least one, such as {0: 0}, or leave it out",
+        ((3, 5),): "layers has the pair [3, 5], but the student has 3 layers; give one of 0 to 2",
+        ((0, 6),): "layers has the pair [0, 6], but the teacher has 6 layers; give one of 0 to 5",
+        ((-1, 5),): "layers has the pair [-1, 5], but the student has 3 layers; give one of 0 to 2",
+        ((0, 1), (0, 1)): "layers has the pair [0, 1] more than once; give it once",
+        (): "layers has no pair; give at least one, such as [[0, 0]], or leave it out",
     }
     for pairs, message in refused.items():
         with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):

@@ -36,7 +36,10 @@ def test_no_loss_is_refused(loss):
         ({"tokens": 8, "teacher_logits": "stored", "temperature": 2}, "stored keeps the teacher at temperature 1"),
         ({"tokens": 8, "teacher_logits": "stored", "on_policy": 0.5}, "on_policy asks the teacher about new text"),
         ({"tokens": 8, "loss": "cross_entropy", "on_policy": 0.5}, "on_policy needs a loss of logits: forward_kl,"),
-        ({"tokens": 8, "layers": {0: 1}}, "layers is for hidden_mse, hidden_cosine, attention, value_relation"),
+        (
+            {"tokens": 8, "loss": "forward_kl", "layers": ((0, 1),)},
+            "layers is for hidden_mse, hidden_cosine, attention, value_relation",
+        ),
     ],
 )
 def test_options_that_do_not_fit_are_refused(given, words):
