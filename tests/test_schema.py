@@ -20,7 +20,8 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 SCHEMA = recipe_schema()
 TYPES = {"object": dict, "array": list, "string": str, "boolean": bool, "null": type(None)}
 KNOWN = {"$ref", "$defs", "$schema", "title", "description", "default", "type", "properties", "required", "additionalProperties",
-         "anyOf", "oneOf", "enum", "const", "items", "minItems", "maxItems", "minLength", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum",
+         "anyOf", "oneOf", "enum", "const", "items", "minItems", "maxItems",
+        "minLength", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum",
          "pattern", "minProperties", "maxProperties", "propertyNames"}  # fmt: skip
 
 

@@ -49,7 +49,7 @@ class DistillOptions(TrainingOptions):
     )
     layers: tuple[Pair, ...] | None = Field(
         None,
-        description="layers whose hidden states or attention are compared, pairs [student's, teacher's] from 0 (default: hidden_mse all, others the last)",
+        description="layers that are compared, pairs [student's, teacher's] from 0 (default: hidden_mse all, others the last)",
     )
     teacher_logits: Literal["live", "stored"] = Field(
         "live",
