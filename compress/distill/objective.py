@@ -49,7 +49,8 @@ class Distillation:
     def sums(self, model: Any, batch: Batch) -> Sums:
         """Return the weighted total and the sum of each term over the counted tokens of a batch.
 
-        In validation the data's cross-entropy and, with a teacher, forward KL are measured too, whatever their weight.
+        In validation the data's cross-entropy and, with a teacher, forward KL at temperature 1 are measured too, whatever
+        their weight. (A cut vocabulary's chances are gathered at the recipe's temperature: there it is an approximation.)
         """
         body, tail = split(model)
         counted = batch.targets != UNCOUNTED
@@ -63,6 +64,9 @@ class Distillation:
             terms = self._terms(names, logits, targets[part], answers, part)
             weighted = {name: term for name, term in terms.items() if name in self.weights}
             total = losses.mix(weighted, self.weights) if weighted else logits.sum() * 0.0
+            if batch.part == "validation" and self.options.temperature != 1 and answers and answers.logits:
+                # measured as it is, so that stages with other temperatures can be compared
+                terms["forward_kl"] = losses.forward_kl(logits, answers.logits(part))
             return total, {name: term.detach() for name, term in terms.items()}
 
         total, found = chunked_loss(output.last_hidden_state[:, :-1][counted], tail, rows_loss)
@@ -74,6 +78,9 @@ class Distillation:
 
     def _names(self, batch: Batch) -> list[str]:
         names = [name for name in self.weights if name in (*LOGITS_LOSSES, "cross_entropy")]
+        if batch.written:
+            # what the student drew from itself teaches it nothing
+            names = [name for name in names if name != "cross_entropy"]
         if batch.part == "validation":
             measured = ALWAYS_VALIDATED if self._teacher else ALWAYS_VALIDATED[:1]
             names += [name for name in measured if name not in names]

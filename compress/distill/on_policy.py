@@ -17,7 +17,8 @@ _PROMPT_SHARE = 4
 
 
 class OnPolicy:
-    """Replaces the windows of a share of the steps by their first quarter and the student's continuation of it.
+    """Replaces the windows of a share of the steps by their beginnings and the student's continuations of them: of prompts
+    that the data masks by the prompt and an answer, of other text by its first quarter and the rest.
 
     The tokens of the student are drawn at temperature 1, and only they count. Which steps, and every draw, follow from the
     seed and the number of the step: a resume writes the same text.
@@ -41,14 +42,18 @@ class OnPolicy:
         if batch.part != "train" or not self.chosen(batch.step):
             return batch
         length = batch.ids.shape[1]
-        begun = max(1, length // _PROMPT_SHARE)
+        counted = batch.targets != UNCOUNTED
+        # a prompt that the data masks is the prompt; text that is learned whole lends its first quarter
+        first = counted.int().argmax(1).tolist()
+        begun = [place + 1 if place else max(1, length // _PROMPT_SHARE) for place in first]
         # the number of the first window tells pieces and processes of one step apart
         drawn = np.random.default_rng([self._seed, 0x60D, batch.step, int(batch.windows[0])])
         sampling = Sampling(temperature=1.0, seed=int(drawn.integers(2**31)))
-        prompts = batch.ids[:, :begun].tolist()
+        prompts = [row[:end] for row, end in zip(batch.ids.tolist(), begun, strict=True)]
         was_training = model.training
         model.eval()
-        written = write_batch(model, prompts, length - begun, sampling, self._ends)
+        written = write_batch(model, prompts, length - min(begun), sampling, self._ends)
+        written = [new[: length - end] for new, end in zip(written, begun, strict=True)]
         model.train(was_training)
         return self._batch(batch, prompts, written)
 
@@ -59,4 +64,4 @@ class OnPolicy:
             end = len(prompt) + len(new)
             ids[row, :end] = torch.tensor([*prompt, *new], device=ids.device)
             targets[row, len(prompt) - 1 : end - 1] = ids[row, len(prompt) : end]
-        return Batch(ids, targets, batch.windows, batch.part, batch.step)
+        return Batch(ids, targets, batch.windows, batch.part, batch.step, written=True)

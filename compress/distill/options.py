@@ -27,6 +27,11 @@ LOGITS_LOSSES = ("forward_kl", "reverse_kl", "jensen_shannon", "skewed_kl", "ske
 HIDDEN_LOSSES = ("hidden_mse", "hidden_cosine")
 RELATION_LOSSES = ("attention", "value_relation")
 HIDDEN_WEIGHT = 4.0
+_USERS = {
+    "beta": ("jensen_shannon",),
+    "skew": ("skewed_kl", "skewed_reverse_kl"),
+    "temperature": LOGITS_LOSSES,
+}
 _STORED_LOSSES = ("forward_kl", "cross_entropy")
 
 
@@ -36,7 +41,7 @@ class DistillOptions(TrainingOptions):
     loss: LossName | dict[LossName, Weight] | None = Field(
         None,
         description="one loss, or losses with weights; KL terms are multiplied by temperature squared "
-        "(default: forward_kl, with hidden_mse where the student is a trained one)",
+        "(default: forward_kl; 4 parts of hidden_mse with it for a pruned student, whose states are the teacher's)",
     )
     temperature: Annotated[float, Field(gt=0, le=100)] = Field(
         1.0, description="softens teacher and student in the losses of logits"
@@ -84,20 +89,31 @@ class DistillOptions(TrainingOptions):
                 raise ValueError("on_policy asks the teacher about new text; it needs teacher_logits: live")
         if self.on_policy and not names & {*LOGITS_LOSSES}:
             raise ValueError(f"on_policy needs a loss of logits: {', '.join(LOGITS_LOSSES)}")
+        self._refuse_unused(names)
         if self.layers is not None and self.loss is not None and not names & {*HIDDEN_LOSSES, *RELATION_LOSSES}:
             raise ValueError(f"layers is for {', '.join((*HIDDEN_LOSSES, *RELATION_LOSSES))}, and none is in loss")
         return self
+
+    def _refuse_unused(self, names: set[str]) -> None:
+        given = self.model_fields_set
+        for option, users in _USERS.items():
+            if option in given and not names & {*users}:
+                raise ValueError(f"{option} is for {', '.join(users)}, and none is in loss")
+        if "top_k" in given and self.teacher_logits == "live":
+            raise ValueError("top_k is for teacher_logits: stored; a live teacher gives all of its logits")
+        if self.layers is not None and self.teacher_logits == "stored":
+            raise ValueError("layers needs a live teacher: a store holds no hidden states")
 
     def weights(self) -> dict[str, float]:
         """Return the weight of each loss; losses of weight 0 are left out. Where the recipe names none: forward KL."""
         mix = {self.loss or "forward_kl": 1.0} if not isinstance(self.loss, dict) else self.loss
         return {str(name): weight for name, weight in mix.items() if weight}
 
-    def resolved(self, trained: bool) -> DistillOptions:
+    def resolved(self, shares_states: bool) -> DistillOptions:
         """Return the options with the loss that is meant where the recipe names none.
 
-        trained  the student knows its language, as one that was pruned does: it has states of its own to match
+        shares_states  the student's hidden states are the teacher's, as those of a pruned student are
         """
-        if self.loss is not None or not trained or self.teacher_logits == "stored":
+        if self.loss is not None or not shares_states or self.teacher_logits == "stored":
             return self
         return self.model_copy(update={"loss": {"forward_kl": 1.0, "hidden_mse": HIDDEN_WEIGHT}})

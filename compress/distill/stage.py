@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn import functional
 
 from compress.contract import Context, Outcome
 from compress.distill.features import Features
@@ -15,15 +16,17 @@ from compress.distill.options import HIDDEN_LOSSES, RELATION_LOSSES, DistillOpti
 from compress.distill.stored import open_stores
 from compress.distill.teachers import LiveTeacher, StoredTeacher
 from compress.errors import StageError
-from compress.models.families import shape_of
-from compress.models.folder import load_model, read_config, special_ids
-from compress.models.pruning_record import read_record
+from compress.models import quantized
+from compress.models.folder import load_model, special_ids
+from compress.models.pruning_record import Record, read_record
 from compress.models.vocabulary import TeacherTokens, teacher_tokens
 from compress.training.defaults import kind_of, resolve_precision
 from compress.training.finish import finish_training
 from compress.training.loop import fit
 from compress.training.rounding import open_student
 from compress.training.windows import load_examples
+
+_SAME_DIRECTION = 0.5
 
 
 def run(options: DistillOptions, context: Context) -> Outcome:
@@ -36,57 +39,77 @@ def run(options: DistillOptions, context: Context) -> Outcome:
     """
     if context.teacher is None:
         raise StageError("distill needs a teacher, the recipe has none; add teacher: {model: …}, or use train")
+    _refuse_zero_points(options, context.source)
     tokens = vocabulary(context)
     examples = load_examples(context, options)
     student = open_student(context.source, context.device, options.zero_points == "learn", context.origin)
-    options = options.resolved(
-        kind_of(student, examples) == "trained" and _shares_states(context.teacher, context.source)
-    )
     if options.teacher_logits == "stored":
-        objective = Distillation(
-            options, StoredTeacher(open_stores(options, context, context.teacher, examples, tokens))
-        )
+        stores = open_stores(options, context, context.teacher, examples, tokens)
+        objective = Distillation(options, StoredTeacher(stores))
     elif options.weights().keys() == {"cross_entropy"}:
         objective = Distillation(options, None)
     else:
-        objective = _live(options, context, context.teacher, student, tokens)
+        teacher = _load_teacher(options, context, context.teacher, student)
+        if kind_of(student, examples, context.source) == "trained":
+            options = options.resolved(shares_states(student, teacher, tokens, read_record(context.source)))
+        objective = _live(options, context, student, teacher, tokens)
     outcome = finish_training(student, fit(student, examples, options, objective, context), context)
     return Outcome({**outcome.facts, "loss": options.weights()})
 
 
-def _shares_states(teacher: Path, student: Path) -> bool:
-    """Return whether the student's hidden states are the teacher's, or the channels of them that pruning kept."""
-    configs = [read_config(folder) for folder in (teacher, student)]
-    if configs[0].get("model_type") != configs[1].get("model_type"):
-        return False
-    own, other = shape_of(configs[1]).hidden, shape_of(configs[0]).hidden
-    record = read_record(student) or {}
-    return own == other or ("hidden" in record and len(record["hidden"].kept) == other)
+def _refuse_zero_points(options: DistillOptions, source: Path) -> None:
+    if options.zero_points != "learn":
+        return
+    schemes = quantized.read_schemes(source).weights.values() if quantized.is_quantized(source) else ()
+    if not any(not scheme.symmetric for scheme in schemes):
+        what = "has symmetric blocks" if schemes else "is not quantized"
+        raise StageError(
+            f"zero_points: learn needs a model quantized with symmetric: false, and {source} {what}; leave it out"
+        )
+
+
+@torch.no_grad()
+def shares_states(student: Any, teacher: Any, tokens: TeacherTokens | None, record: Record | None) -> bool:
+    """Return whether the student's hidden states are the teacher's, or the channels of them that pruning kept: whether the
+    embeddings of its tokens still point where the teacher's do, with a mean cosine above a half."""
+    own, other = (model.get_input_embeddings().weight.float() for model in (student, teacher))
+    reads = torch.tensor(tokens.reads, device=other.device) if tokens else torch.arange(len(own), device=other.device)
+    wanted = other[reads]
+    if own.shape[1] != wanted.shape[1]:
+        kept = torch.tensor(record["hidden"].kept) if record and "hidden" in record else torch.zeros(0)
+        if len(kept) != wanted.shape[1] or int(kept.sum()) != own.shape[1]:
+            return False
+        wanted = wanted[:, kept.to(wanted.device)]
+    return float(functional.cosine_similarity(own, wanted, dim=-1).mean()) > _SAME_DIRECTION
 
 
 def _live(
-    options: DistillOptions, context: Context, folder: Path, student: Any, tokens: TeacherTokens | None
+    options: DistillOptions, context: Context, student: Any, teacher: Any, tokens: TeacherTokens | None
 ) -> Distillation:
-    teacher = _load_teacher(options, context, folder, student)
-    features = None
-    if options.weights().keys() & {*HIDDEN_LOSSES, *RELATION_LOSSES}:
-        try:
+    features, writer = None, None
+    try:
+        if options.weights().keys() & {*HIDDEN_LOSSES, *RELATION_LOSSES}:
             features = Features(options, student, teacher, read_record(context.source), context.seed)
-        except ValueError as error:
-            raise StageError(f"distill: {error}") from error
-        features.modules.to(context.device)
-    writer = None
+            features.modules.to(context.device)
+        elif options.layers is not None:
+            raise ValueError(
+                "layers is for losses of hidden states and attention, and none is meant here; name one in loss"
+            )
+        answers = LiveTeacher(teacher, tokens, options.temperature, features.asked if features else {})
+    except ValueError as error:
+        raise StageError(f"distill: {error}") from error
     if options.on_policy:
         writer = OnPolicy(options.on_policy, context.seed, special_ids(context.source).eos)
-    asked = features.asked if features else {}
-    return Distillation(options, LiveTeacher(teacher, tokens, options.temperature, asked), features, writer)
+    return Distillation(options, answers, features, writer)
 
 
 def _load_teacher(options: DistillOptions, context: Context, folder: Path, student: Any) -> Any:
     """Return the teacher in the number format of the forward pass: what is not learned needs no more."""
     teacher = load_model(folder, context.device)
-    low = resolve_precision(options, student, context.device) == "bf16"
-    return teacher.to(torch.bfloat16) if low else teacher
+    if resolve_precision(options, student, context.device) == "bf16":
+        for parameter in teacher.parameters():  # not its buffers: the frequencies of positions need float32
+            parameter.data = parameter.data.to(torch.bfloat16)
+    return teacher
 
 
 def vocabulary(context: Context) -> TeacherTokens | None:

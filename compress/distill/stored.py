@@ -40,6 +40,8 @@ def open_stores(
     asked = TopTeacher(logits, layout, context.seed, device=context.device)
     made = {
         "teacher": fingerprint_folder(teacher),
+        "precision": "fp32",
+        "device": context.device,
         "tokens": key_of({"reads": tokens.reads, "answers": tokens.answers}) if tokens else None,
     }
     stores = {"train": asked.store(examples.ids, made, context.progress)}

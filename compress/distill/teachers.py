@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from compress.distill.losses import gather_chances
-from compress.models.head import split
+from compress.models.head import prove_split, split
 from compress.models.teacher_store import TeacherStore
 from compress.models.vocabulary import TeacherTokens
 from compress.training.objective import Batch
@@ -39,6 +39,8 @@ class LiveTeacher:
     """A teacher that runs beside the student.
 
     asked  what else its body is to give: output_hidden_states
+
+    Raises ValueError for a model whose logits are not its head's product with the hidden states.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class LiveTeacher:
         self._answers = torch.tensor(moved.answers, device=device) if moved else None
         self._temperature = temperature
         self._asked = asked or {}
+        prove_split(model)
         self._body, self._tail = split(model)
 
     @torch.no_grad()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.artifact import write_text
 from compress.contract import Context, Json, Outcome
 from compress.distributed import process
+from compress.models.pruning_record import FILE as RECORD
 
 if TYPE_CHECKING:
     from compress.training.loop import Fit
@@ -24,6 +26,9 @@ def finish_training(model: Any, fitted: Fit, context: Context) -> Outcome:
     if not process().first:
         return Outcome()
     write_student(model.cpu(), context.target, context.source)
+    if (context.source / RECORD).is_file():
+        # which parts of the teacher the model still has: the next distillation compares them
+        shutil.copyfile(context.source / RECORD, context.target / RECORD)
     write_text(context.target / LOG_FILE, "".join(json.dumps(entry) + "\n" for entry in fitted.log))
     return Outcome(facts_of(fitted))
 
@@ -33,7 +38,7 @@ def facts_of(fitted: Fit) -> Json:
     log, last = fitted.log, fitted.log[-1] if fitted.log else {"tokens": 0, "step": 0}
     losses = [entry for entry in log if "loss" in entry]
     validations = [entry for entry in log if "validation_loss" in entry]
-    facts: Json = {"tokens": last["tokens"], "steps": last["step"]}
+    facts: Json = {"tokens": last["tokens"], "steps": last["step"], **fitted.chosen}
     if losses:
         facts |= {"first_loss": losses[0]["loss"], "last_loss": losses[-1]["loss"]}
     if fitted.kept is not None:

@@ -7,7 +7,7 @@ sequence of windows, fixed by the seed, so that a resume continues in it), the l
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from transformers.trainer_callback import PrinterCallback
 from compress.contract import Context, Json
 from compress.distributed import process, windows_per_piece
 from compress.errors import StageError
+from compress.models.head import prove_split
 from compress.training.checkpoint import FOLDER, newest, step_of
 from compress.training.defaults import resolve_learning_rate, resolve_precision
 from compress.training.objective import Learner, Objective
@@ -54,10 +55,12 @@ class Fit:
 
     log   one entry for each logged step, in order
     kept  the step whose weights the model has, where it is not the last: with patience the one of the lowest loss
+    chosen  learning_rate and precision, as the recipe gave them or as they follow from model and machine
     """
 
     log: list[Json]
     kept: int | None = None
+    chosen: Json = field(default_factory=dict)
 
 
 def fit(model: Any, examples: Examples, options: TrainingOptions, objective: Objective, context: Context) -> Fit:
@@ -69,6 +72,7 @@ def fit(model: Any, examples: Examples, options: TrainingOptions, objective: Obj
     """
     if options.patience and not examples.can_validate:
         raise StageError("patience needs validation windows, and data.validation has less than one; leave it out")
+    _prove(model)
     uses_cache = model.config.use_cache
     checkpoint = _newest_of_all(context.scratch / FOLDER)
     steps = options.steps(len(examples.ids))
@@ -90,7 +94,16 @@ def fit(model: Any, examples: Examples, options: TrainingOptions, objective: Obj
     if not all(torch.isfinite(parameter).all() for parameter in model.parameters()):
         raise StageError(f"the weights are not finite after step {steps}; use a lower learning_rate or precision: fp32")
     per_step = options.tokens_per_step
-    return Fit([entry for found in trainer.state.log_history if (entry := _entry(found, per_step))], kept)
+    log = [entry for found in trainer.state.log_history if (entry := _entry(found, per_step))]
+    precision = "bf16" if arguments.bf16 else "fp32"
+    return Fit(log, kept, {"learning_rate": float(arguments.learning_rate), "precision": precision})
+
+
+def _prove(model: Any) -> None:
+    try:
+        prove_split(model)
+    except ValueError as error:
+        raise StageError(str(error)) from error
 
 
 def _make_trainer(
@@ -154,7 +167,7 @@ def _arguments(
         max_steps=steps,
         per_device_train_batch_size=windows_per_piece(options.batch, options.accumulate, process().size),
         gradient_accumulation_steps=options.accumulate,
-        learning_rate=resolve_learning_rate(options, model, examples),
+        learning_rate=resolve_learning_rate(options, model, examples, context.source),
         lr_scheduler_type=options.schedule if options.schedule != "constant" else "constant_with_warmup",
         warmup_steps=round(options.warmup * steps),
         max_grad_norm=options.clip,

@@ -20,6 +20,7 @@ class Batch:
     Shapes: ids [B, T], targets [B, T-1] with UNCOUNTED where a token does not count, windows [B] numbers of the windows in
     their part.
     step: the step of the training, from 0; in validation 0.
+    written: the model wrote the targets itself, so that they are no data.
     """
 
     ids: Tensor
@@ -27,6 +28,7 @@ class Batch:
     windows: Tensor
     part: Literal["train", "validation"] = "train"
     step: int = 0
+    written: bool = False
 
 
 Sums = tuple[Tensor, dict[str, Tensor]]

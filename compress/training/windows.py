@@ -70,6 +70,10 @@ def load_examples(context: Context, options: TrainingOptions) -> Examples:
         raise StageError(
             f"data.train has no token to learn in {len(train.ids)} tokens: all of them are prompts; look at its columns"
         )
+    if options.tokens is not None:
+        # what the budget does not reach is not asked of a stored teacher either
+        seen = options.steps(len(ids)) * options.batch
+        ids, counted = ids[:seen], counted[:seen]
     validation = context.data("validation", context.source, _VALIDATION_WINDOWS * options.length)
     return Examples(ids, counted, *_with_targets(*validation.windows(options.length, _VALIDATION_WINDOWS)))
 

@@ -36,6 +36,11 @@ def test_no_loss_is_refused(loss):
         ({"tokens": 8, "teacher_logits": "stored", "temperature": 2}, "stored keeps the teacher at temperature 1"),
         ({"tokens": 8, "teacher_logits": "stored", "on_policy": 0.5}, "on_policy asks the teacher about new text"),
         ({"tokens": 8, "loss": "cross_entropy", "on_policy": 0.5}, "on_policy needs a loss of logits: forward_kl,"),
+        ({"tokens": 8, "beta": 0.3}, "beta is for jensen_shannon, and none is in loss"),
+        ({"tokens": 8, "skew": 0.3, "loss": "forward_kl"}, "skew is for skewed_kl, skewed_reverse_kl, and none is in"),
+        ({"tokens": 8, "temperature": 2, "loss": "cross_entropy"}, "temperature is for forward_kl, reverse_kl"),
+        ({"tokens": 8, "top_k": 20}, "top_k is for teacher_logits: stored"),
+        ({"tokens": 8, "teacher_logits": "stored", "layers": ((0, 0),)}, "layers needs a live teacher"),
         (
             {"tokens": 8, "loss": "forward_kl", "layers": ((0, 1),)},
             "layers is for hidden_mse, hidden_cosine, attention, value_relation",

@@ -78,9 +78,36 @@ def test_the_default_loss_follows_from_the_student(teacher, student, tmp_path, m
         return stage.run(options, context(tmp_path / name, source, teacher=teacher)).facts["loss"]
 
     assert loss_of("trained", teacher) == {"forward_kl": 1.0, "hidden_mse": 4.0}
+    # one that learned the same language by itself has other states, of the same width
+    alone = write_model(tmp_path / "alone", seed=9)
+    train(
+        TrainOptions(tokens=60 * 4 * LENGTH, length=LENGTH, batch=4, checkpoints=0, learning_rate=1e-2),
+        context(tmp_path / "by-itself", alone),
+    )
+    assert loss_of("other", tmp_path / "by-itself" / "target") == {"forward_kl": 1.0}
     assert loss_of("fresh", student) == {"forward_kl": 1.0}
     assert loss_of("stored", teacher, teacher_logits="stored") == {"forward_kl": 1.0}
     assert loss_of("named", teacher, loss="reverse_kl") == {"reverse_kl": 1.0}
+
+
+def test_options_that_would_do_nothing_are_refused(teacher, tmp_path):
+    learn = OPTIONS.model_copy(update={"zero_points": "learn"})
+    with pytest.raises(
+        StageError, match=r"zero_points: learn needs a model quantized with symmetric: false, and .* is not"
+    ):
+        stage.run(learn, context(tmp_path, teacher, teacher=teacher))
+    plain = OPTIONS.model_copy(update={"loss": "reverse_kl", "layers": ((0, 0),)})
+    with pytest.raises(StageError, match="layers is for losses of hidden states and attention, and none is meant here"):
+        stage.run(plain, context(tmp_path / "layers", teacher, teacher=teacher))
+
+
+def test_kl_of_validation_is_at_temperature_1(teacher, student, tmp_path):
+    data = Data()
+    options = OPTIONS.model_copy(update={"temperature": 3.0, "tokens": 8 * 4 * LENGTH})
+    stage.run(options, context(tmp_path, student, data, teacher=teacher))
+    last = [json.loads(line) for line in (tmp_path / "target" / "log.jsonl").read_text().splitlines()][-1]
+    assert last["validation_forward_kl"] == pytest.approx(kl(tmp_path / "target", teacher, data), rel=1e-4)
+    assert last["validation_loss"] != pytest.approx(last["validation_forward_kl"], rel=1e-2)
 
 
 def first_batch(ctx, options):
@@ -176,6 +203,29 @@ def test_on_policy_text_is_the_students_and_only_that_counts(teacher, student):
     assert torch.equal(again.ids, written.ids)
     assert not torch.equal(writer.prepare(model, dataclasses.replace(batch, step=6)).ids, written.ids)
     assert writer.prepare(model, dataclasses.replace(batch, part="validation")).ids is ids
+
+
+def test_a_masked_prompt_is_the_prompt_of_on_policy_text(student):
+    writer = OnPolicy(1.0, seed=3, ends=())
+    ids = torch.arange(32).view(2, 16) % 57 + 3
+    targets = ids[:, 1:].clone()
+    targets[0, :9] = UNCOUNTED
+    written = writer.prepare(load_model(student), Batch(ids, targets, torch.arange(2)))
+    assert torch.equal(written.ids[0, :10], ids[0, :10])
+    assert torch.equal(written.ids[1, :4], ids[1, :4])
+    counted = written.targets != UNCOUNTED
+    assert counted.sum(1).tolist() == [6, 12]
+    assert written.written
+
+
+def test_cross_entropy_is_not_learned_from_the_students_own_text(teacher, student, tmp_path):
+    options = OPTIONS.model_copy(
+        update={"loss": {"forward_kl": 1.0, "cross_entropy": 1.0}, "on_policy": 1.0, "tokens": 2 * 4 * LENGTH}
+    )
+    stage.run(options, context(tmp_path, student, teacher=teacher))
+    first = json.loads((tmp_path / "target" / "log.jsonl").read_text().splitlines()[0])
+    assert "cross_entropy" not in first
+    assert first["loss"] == pytest.approx(first["forward_kl"], rel=1e-5)
 
 
 def test_the_share_of_on_policy_steps(teacher, student, tmp_path):

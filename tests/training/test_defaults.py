@@ -25,19 +25,31 @@ def test_a_model_that_guesses_is_fresh_and_one_that_learned_is_trained(source, t
     ctx = context(tmp_path, source)
     examples = load_examples(ctx, OPTIONS)
     fresh = load_model(source)
-    assert kind_of(fresh, examples) == "fresh"
+    assert kind_of(fresh, examples, source) == "fresh"
     assert not fresh.training
     run(OPTIONS, ctx)
     trained = load_model(ctx.target)
-    assert kind_of(trained, examples) == "trained"
+    assert kind_of(trained, examples, ctx.target) == "trained"
     open_rate = OPTIONS.model_copy(update={"learning_rate": None})
     rates = {
-        (optimizer, kind): resolve_learning_rate(open_rate.model_copy(update={"optimizer": optimizer}), model, examples)
+        (optimizer, kind): resolve_learning_rate(
+            open_rate.model_copy(update={"optimizer": optimizer}), model, examples, source
+        )
         for optimizer in ("muon", "adamw")
         for kind, model in (("fresh", fresh), ("trained", trained))
     }
     assert all(rates[name, "fresh"] > rates[name, "trained"] for name in ("muon", "adamw"))
-    assert resolve_learning_rate(OPTIONS, fresh, examples) == 1e-2
+    assert resolve_learning_rate(OPTIONS, fresh, examples, source) == 1e-2
+
+
+def test_what_was_cut_from_a_model_is_trained_however_little_is_left(source, tmp_path):
+    ctx = context(tmp_path, source)
+    examples = load_examples(ctx, OPTIONS)
+    cut = tmp_path / "cut"
+    cut.mkdir()
+    assert kind_of(load_model(source), examples, cut) == "fresh"
+    (cut / "vocabulary_map.json").write_text("{}")
+    assert kind_of(load_model(source), examples, cut) == "trained"
 
 
 @pytest.mark.parametrize(

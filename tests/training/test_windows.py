@@ -59,9 +59,14 @@ def test_windows_without_a_counted_target_are_left_out(source, tmp_path):
         counted[3, 1:] = False  # its first token has nothing before it to learn it from
 
     data = with_counted(with_counted(Data(), "train", change), "validation", change)
-    whole = load_examples(context(tmp_path, source), OPTIONS)
-    found = load_examples(context(tmp_path, source, data), OPTIONS)
+    every = OPTIONS.model_copy(update={"tokens": None, "epochs": 0.1})
+    whole = load_examples(context(tmp_path, source), every)
+    found = load_examples(context(tmp_path, source, data), every)
     assert np.array_equal(found.ids, np.delete(whole.ids, [1, 3], axis=0))
+    # of a budget of tokens no more than it reaches
+    assert np.array_equal(
+        load_examples(context(tmp_path, source, data), OPTIONS).ids, found.ids[: OPTIONS.steps(98) * 4]
+    )
     assert np.array_equal(found.validation_ids, np.delete(whole.validation_ids, [1, 3], axis=0))
     assert found.counted[:, 1:].any(1).all()
 
