@@ -70,7 +70,7 @@ def product(student, teacher, asked, folder):
 def bare(student, teacher, asked, steps):
     """Return the tokens per second of a loop with the same maths and nothing else."""
     learner = Learner(student.train(), objective(asked, teacher))
-    optimizer = make_optimizer(learner, asked.optimizer, asked.learning_rate, 0.0)
+    optimizer = make_optimizer(learner, asked.optimizer or "muon", asked.learning_rate, 0.0)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     sequence = WindowSequence(examples(student.config.vocab_size), steps * BATCH, 0)
     times = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 
@@ -16,10 +16,12 @@ from compress.training.options import TrainingOptions
 from compress.training.rounding import is_rounded
 from compress.training.windows import Examples
 
+Training = TypeVar("Training", bound=TrainingOptions)
 Kind = Literal["fresh", "trained", "quantized"]
 _RATES: dict[str, dict[Kind, float]] = {
     "muon": {"fresh": 2e-3, "trained": 1e-3, "quantized": 1e-4},
-    "adamw": {"fresh": 1e-3, "trained": 5e-4, "quantized": 2e-4},
+    # stories3M in int4, 0.2 M tokens: perplexity of held-out stories 5.31 -> 4.81 by AdamW, 5.28 by Muon, both at 1e-4
+    "adamw": {"fresh": 1e-3, "trained": 5e-4, "quantized": 1e-4},
 }
 _PROBED = 4
 _BY_CHANCE = 0.8
@@ -28,9 +30,15 @@ _BY_CHANCE = 0.8
 _BF16_PARAMETERS = 1_000_000
 
 
-def resolve_learning_rate(options: TrainingOptions, model: Any, examples: Examples, source: Path) -> float:
-    """Return the peak learning rate: the recipe's, else what suits the model that was opened from the folder `source`."""
-    return options.learning_rate or _RATES[options.optimizer][kind_of(model, examples, source)]
+def resolved(options: Training, model: Any, examples: Examples, source: Path) -> Training:
+    """Return the options with optimizer and peak learning rate: the recipe's, else what suits the model that was opened from
+    the folder `source`."""
+    if options.optimizer and options.learning_rate:
+        return options
+    kind = kind_of(model, examples, source)
+    optimizer = options.optimizer or ("adamw" if kind == "quantized" else "muon")
+    rate = options.learning_rate or _RATES[optimizer][kind]
+    return options.model_copy(update={"optimizer": optimizer, "learning_rate": rate})
 
 
 @torch.no_grad()

@@ -21,7 +21,7 @@ from compress.distributed import process, windows_per_piece
 from compress.errors import StageError
 from compress.models.head import prove_split
 from compress.training.checkpoint import FOLDER, newest, step_of
-from compress.training.defaults import resolve_learning_rate, resolve_precision
+from compress.training.defaults import resolve_precision, resolved
 from compress.training.objective import Learner, Objective
 from compress.training.options import TrainingOptions
 from compress.training.sharded import make_whole
@@ -55,7 +55,7 @@ class Fit:
 
     log   one entry for each logged step, in order
     kept  the step whose weights the model has, where it is not the last: with patience the one of the lowest loss
-    chosen  learning_rate and precision, as the recipe gave them or as they follow from model and machine
+    chosen  optimizer, learning_rate and precision, as the recipe gave them or as they follow from model and machine
     """
 
     log: list[Json]
@@ -73,6 +73,7 @@ def fit(model: Any, examples: Examples, options: TrainingOptions, objective: Obj
     if options.patience and not examples.can_validate:
         raise StageError("patience needs validation windows, and data.validation has less than one; leave it out")
     _prove(model)
+    options = resolved(options, model, examples, context.source)
     uses_cache = model.config.use_cache
     checkpoint = _newest_of_all(context.scratch / FOLDER)
     steps = options.steps(len(examples.ids))
@@ -96,7 +97,11 @@ def fit(model: Any, examples: Examples, options: TrainingOptions, objective: Obj
     per_step = options.tokens_per_step
     log = [entry for found in trainer.state.log_history if (entry := _entry(found, per_step))]
     precision = "bf16" if arguments.bf16 else "fp32"
-    return Fit(log, kept, {"learning_rate": float(arguments.learning_rate), "precision": precision})
+    return Fit(
+        log,
+        kept,
+        {"optimizer": options.optimizer, "learning_rate": float(arguments.learning_rate), "precision": precision},
+    )
 
 
 def _prove(model: Any) -> None:
@@ -167,7 +172,7 @@ def _arguments(
         max_steps=steps,
         per_device_train_batch_size=windows_per_piece(options.batch, options.accumulate, process().size),
         gradient_accumulation_steps=options.accumulate,
-        learning_rate=resolve_learning_rate(options, model, examples, context.source),
+        learning_rate=options.learning_rate,
         lr_scheduler_type=options.schedule if options.schedule != "constant" else "constant_with_warmup",
         warmup_steps=round(options.warmup * steps),
         max_grad_norm=options.clip,

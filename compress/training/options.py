@@ -23,9 +23,10 @@ class TrainingOptions(Options):
     length: Annotated[int, Field(ge=8)] = Field(256, description="tokens in a window")
     batch: Count = Field(8, description="windows in a step, over all processes and accumulated pieces")
     accumulate: Count = Field(1, description="pieces into which a step is cut, to save memory; divides batch")
-    optimizer: Literal["muon", "adamw"] = Field(
-        "muon",
-        description="muon: Muon for the layers' matrices, AdamW for embedding, head and norms; adamw: AdamW for all",
+    optimizer: Literal["muon", "adamw"] | None = Field(
+        None,
+        description="muon: Muon for the layers' matrices, AdamW for embedding, head and norms; adamw: AdamW for all "
+        "(default: muon, for a quantized model adamw)",
     )
     learning_rate: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None, description="peak learning rate (default: by what the model is: fresh, pruned or quantized)"

@@ -49,7 +49,8 @@ class WindowTrainer(Trainer):  # type: ignore[misc]
         """Return the optimizer that the options name."""
         if self.optimizer is None:
             rate, decay = float(self.args.learning_rate), self.options.weight_decay
-            self.optimizer = make_optimizer(model or self.model, self.options.optimizer, rate, decay)
+            name = self.options.optimizer or "muon"
+            self.optimizer = make_optimizer(model or self.model, name, rate, decay)
         return self.optimizer
 
     def compute_loss(

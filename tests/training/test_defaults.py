@@ -9,7 +9,7 @@ from compress.models.folder import load_model
 from compress.train.options import TrainOptions
 from compress.train.stage import run
 from compress.training import defaults
-from compress.training.defaults import kind_of, resolve_learning_rate, resolve_precision
+from compress.training.defaults import kind_of, resolve_precision, resolved
 from compress.training.windows import load_examples
 from tests.training.tiny_fit import LENGTH, context, write_model
 
@@ -32,14 +32,26 @@ def test_a_model_that_guesses_is_fresh_and_one_that_learned_is_trained(source, t
     assert kind_of(trained, examples, ctx.target) == "trained"
     open_rate = OPTIONS.model_copy(update={"learning_rate": None})
     rates = {
-        (optimizer, kind): resolve_learning_rate(
+        (optimizer, kind): resolved(
             open_rate.model_copy(update={"optimizer": optimizer}), model, examples, source
-        )
+        ).learning_rate
         for optimizer in ("muon", "adamw")
         for kind, model in (("fresh", fresh), ("trained", trained))
     }
     assert all(rates[name, "fresh"] > rates[name, "trained"] for name in ("muon", "adamw"))
-    assert resolve_learning_rate(OPTIONS, fresh, examples, source) == 1e-2
+    assert resolved(OPTIONS, fresh, examples, source).learning_rate == 1e-2
+    assert resolved(OPTIONS, fresh, examples, source).optimizer == "muon"
+
+
+def test_a_quantized_model_goes_by_adamw(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(defaults, "is_rounded", lambda _: True)
+    examples = load_examples(context(tmp_path, source), OPTIONS)
+    found = resolved(OPTIONS.model_copy(update={"learning_rate": None}), load_model(source), examples, source)
+    assert (found.optimizer, found.learning_rate) == ("adamw", defaults._RATES["adamw"]["quantized"])
+    assert (
+        resolved(OPTIONS.model_copy(update={"optimizer": "muon"}), load_model(source), examples, source).optimizer
+        == "muon"
+    )
 
 
 def test_what_was_cut_from_a_model_is_trained_however_little_is_left(source, tmp_path):

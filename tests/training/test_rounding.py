@@ -191,6 +191,30 @@ def test_latent_weights_start_from_the_origin_and_round_to_its_codes(tied: Path,
         assert not torch.equal(latent, rounded)
 
 
+def test_codes_that_another_method_chose_stay_beside_an_origin(tied: Path, int4: Path, tmp_path: Path) -> None:
+    """GPTQ and its like do not choose the code nearest to the float weight."""
+    random = np.random.default_rng(0)
+    with QuantizedFile(int4) as file:
+        stored = {name: file.read(name) for name in file.schemes.weights}
+    for name, entry in stored.items():
+        codes = quantized.unpack(entry.codes, 4, 32).astype(np.int64) + random.integers(-1, 2, (1, 1, 32))
+        zeros = quantized.unpack(entry.zero_points, 4, entry.scheme.groups)
+        stored[name] = quantized.store(entry.scheme, codes.clip(0, 15).astype(np.uint8), entry.scales, zeros)
+    model = load_model(int4)
+    with torch.no_grad():
+        for name, entry in stored.items():
+            model.get_parameter(name).copy_(torch.from_numpy(dequantize(entry)))
+    save_model(model, tmp_path, int4)
+    quantized.write(tmp_path, stored)
+    opened = open_student(tmp_path, origin=tied)
+    for name, rounding, latent in rounded_weights(opened):
+        width = rounding.scheme.shape[1]
+        found, wanted = (quantized.unpack(one.codes, 4, 32) for one in (rounding.to_stored(latent), stored[name]))
+        np.testing.assert_array_equal(
+            found.reshape(len(found), -1)[:, :width], wanted.reshape(len(found), -1)[:, :width]
+        )
+
+
 def test_an_origin_that_is_another_model_is_refused(int4: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
