@@ -24,12 +24,14 @@ from compress.training.checkpoint import FOLDER, newest, step_of
 from compress.training.defaults import resolve_precision, resolved
 from compress.training.objective import Learner, Objective
 from compress.training.options import TrainingOptions
+from compress.training.rounding import is_rounded, measure_inputs
 from compress.training.sharded import make_whole
 from compress.training.trackers import curve_callbacks
 from compress.training.trainer import Patience, WindowTrainer, best_step, is_over
 from compress.training.windows import Examples, WindowSequence, stack
 
 LOG_ENTRIES = 200
+_MEASURED_WINDOWS = 32
 # terms that do not reach every weight of the model
 PARTIAL_TERMS = {"hidden_mse", "hidden_cosine", "attention", "value_relation"}
 
@@ -73,6 +75,8 @@ def fit(model: Any, examples: Examples, options: TrainingOptions, objective: Obj
     if options.patience and not examples.can_validate:
         raise StageError("patience needs validation windows, and data.validation has less than one; leave it out")
     _prove(model)
+    if is_rounded(model):
+        measure_inputs(model, torch.from_numpy(examples.ids[:_MEASURED_WINDOWS]))
     options = resolved(options, model, examples, context.source)
     uses_cache = model.config.use_cache
     checkpoint = _newest_of_all(context.scratch / FOLDER)
@@ -122,7 +126,7 @@ def _make_trainer(
     learner = Learner(model, objective)
     # what FSDP makes pieces of
     learner.__dict__["_no_split_modules"] = getattr(model, "_no_split_modules", None)
-    sequence = WindowSequence(examples, arguments.max_steps * options.batch, context.seed)
+    sequence = WindowSequence(examples, arguments.max_steps * options.batch, context.seed, objective.by_window)
     # what only hidden states and attention teach leaves the head and the last layers without a gradient
     arguments.ddp_find_unused_parameters = objective.weights.keys() <= PARTIAL_TERMS
     callbacks: list[TrainerCallback] = [_ProgressCallback(context, options.tokens_per_step)]
