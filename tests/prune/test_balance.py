@@ -134,7 +134,7 @@ def test_models_of_real_sizes_are_used_to_the_last_multiple(name):
         assert (mix.hidden == before.hidden) == (mix.heads == before.heads or name != "gpt2")
 
 
-def test_feed_forward_goes_first_then_heads_then_layers():
+def test_feed_forward_goes_to_half_then_layers_then_feed_forward_again_then_heads():
     before = shape_of(GROUPED)
     total = _count(GROUPED, before)
     mixes = [balanced(round(total * fraction), GROUPED) for fraction in (*FRACTIONS, 0.2)]
@@ -143,10 +143,10 @@ def test_feed_forward_goes_first_then_heads_then_layers():
         (4, 600, 16, 4),
         (4, 504, 16, 4),
         (4, 408, 16, 4),
-        (4, 312, 16, 4),
-        (4, 328, 8, 2),
-        (4, 232, 8, 2),
-        (4, 176, 4, 2),
+        (3, 496, 16, 4),
+        (3, 368, 16, 4),
+        (2, 464, 16, 4),
+        (2, 272, 16, 4),
         (2, 184, 8, 2),
     ]
     for mix in mixes:
@@ -195,6 +195,13 @@ def test_the_default_mix_of_the_bar():
     assert 0.245 < removed / without_embedding < 0.26
     assert _count(config, mix) <= 2_558_000
     assert (mix.layers, mix.heads, mix.hidden) == (before.layers, before.heads, before.hidden)
+
+
+def test_a_harder_cut_takes_layers_before_more_than_half_of_the_feed_forward():
+    shape = {"hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 6, "head_dim": 32, "vocab_size": 4096}
+    config = {**GROUPED, **shape, "num_attention_heads": 6, "num_key_value_heads": 2}
+    mix = balanced(1_970_000, config)
+    assert (mix.layers, mix.ffn, mix.heads, mix.kv_heads, mix.hidden) == (4, 336, 6, 2, 192)
 
 
 def _refusal(target: int, config: dict[str, Any]) -> str:
