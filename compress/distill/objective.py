@@ -11,6 +11,7 @@ from compress.distill import losses
 from compress.distill.features import Features
 from compress.distill.on_policy import OnPolicy
 from compress.distill.options import LOGITS_LOSSES, DistillOptions
+from compress.distill.rewriting import Rewriter
 from compress.distill.teachers import LiveTeacher, StoredTeacher, TeacherRows
 from compress.models.head import split
 from compress.training.chunked import chunked_loss
@@ -26,6 +27,7 @@ class Distillation:
     teacher   answers for batches; None where the loss is of the data alone
     features  hidden states and relations to match; None where the loss has none
     writer    lets the student write its own text; None where it reads the data's only
+    rewriter  replaces tokens of text that is learned again; None where it stays
     """
 
     def __init__(
@@ -34,17 +36,21 @@ class Distillation:
         teacher: LiveTeacher | StoredTeacher | None,
         features: Features | None = None,
         writer: OnPolicy | None = None,
+        rewriter: Rewriter | None = None,
     ) -> None:
         self.options = options
         self.weights: Mapping[str, float] = options.weights()
         self.modules = features.modules if features else nn.ModuleDict()
+        self.by_window = isinstance(teacher, StoredTeacher)
         self._teacher = teacher
         self._features = features
         self._writer = writer
+        self._rewriter = rewriter
 
     def prepare(self, model: Any, batch: Batch) -> Batch:
-        """Return the batch, or text that the student wrote in its place."""
-        return self._writer.prepare(model, batch) if self._writer else batch
+        """Return the batch, or in its place text that the student wrote or the teacher changed."""
+        prepared = self._writer.prepare(model, batch) if self._writer else batch
+        return self._rewriter.prepare(prepared) if self._rewriter and not prepared.written else prepared
 
     def sums(self, model: Any, batch: Batch) -> Sums:
         """Return the weighted total and the sum of each term over the counted tokens of a batch.
@@ -72,9 +78,13 @@ class Distillation:
         total, found = chunked_loss(output.last_hidden_state[:, :-1][counted], tail, rows_loss)
         if self._features and answers:
             more = self._features.terms(output, answers.output, counted)
-            total = total + losses.mix(more, self.weights)
+            total = total + losses.mix(more, self.weights) * self._guidance(batch)
             found = found | {name: term.detach() for name, term in more.items()}
         return total, found
+
+    def _guidance(self, batch: Batch) -> float:
+        """Return the share of the weights that losses inside the model have at a step."""
+        return 1.0 - batch.progress if self.options.fade else 1.0
 
     def _names(self, batch: Batch) -> list[str]:
         names = [name for name in self.weights if name in (*LOGITS_LOSSES, "cross_entropy")]

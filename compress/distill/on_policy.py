@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -64,4 +65,4 @@ class OnPolicy:
             end = len(prompt) + len(new)
             ids[row, :end] = torch.tensor([*prompt, *new], device=ids.device)
             targets[row, len(prompt) - 1 : end - 1] = ids[row, len(prompt) : end]
-        return Batch(ids, targets, batch.windows, batch.part, batch.step, written=True)
+        return dataclasses.replace(batch, ids=ids, targets=targets, written=True)

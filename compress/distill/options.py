@@ -26,7 +26,8 @@ Pair = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=2, ma
 LOGITS_LOSSES = ("forward_kl", "reverse_kl", "jensen_shannon", "skewed_kl", "skewed_reverse_kl")
 HIDDEN_LOSSES = ("hidden_mse", "hidden_cosine")
 RELATION_LOSSES = ("attention", "value_relation")
-HIDDEN_WEIGHT = 4.0
+HIDDEN_WEIGHT = 16.0
+REWRITE = 0.2
 _USERS = {
     "beta": ("jensen_shannon",),
     "skew": ("skewed_kl", "skewed_reverse_kl"),
@@ -41,7 +42,7 @@ class DistillOptions(TrainingOptions):
     loss: LossName | dict[LossName, Weight] | None = Field(
         None,
         description="one loss, or losses with weights; KL terms are multiplied by temperature squared "
-        "(default: forward_kl; 4 parts of hidden_mse with it for a pruned student, whose states are the teacher's)",
+        "(default: forward_kl; 16 parts of hidden_mse with it for a pruned or quantized student, whose states are the teacher's)",
     )
     temperature: Annotated[float, Field(gt=0, le=100)] = Field(
         1.0, description="softens teacher and student in the losses of logits"
@@ -51,6 +52,11 @@ class DistillOptions(TrainingOptions):
     )
     skew: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.1, description="skewed_kl, skewed_reverse_kl: the share that is mixed in from the other side"
+    )
+    fade: bool = Field(
+        False,
+        description="whether the weights of losses of hidden states and attention fall linearly to 0 over the run "
+        "(default: false; with the default loss true)",
     )
     layers: tuple[Pair, ...] | None = Field(
         None,
@@ -65,6 +71,11 @@ class DistillOptions(TrainingOptions):
     )
     on_policy: Annotated[float, Field(ge=0, le=1)] = Field(
         0.0, description="share of the steps in which the student writes the text on which it is taught"
+    )
+    rewrite: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        None,
+        description="share of the tokens that the teacher replaces, by draws of its own, in text that is learned again, so that it is "
+        "not learned by heart (default: 0.2; 0 with cross_entropy, on_policy, or a stored teacher)",
     )
     zero_points: Literal["keep", "learn"] = Field(
         "keep", description="of a quantized student without symmetric blocks; its weights and scales are always learned"
@@ -85,8 +96,11 @@ class DistillOptions(TrainingOptions):
                 raise ValueError(f"teacher_logits: stored knows {' and '.join(_STORED_LOSSES)}, got {', '.join(other)}")
             if self.temperature != 1:
                 raise ValueError("teacher_logits: stored keeps the teacher at temperature 1; leave temperature out")
-            if self.on_policy:
-                raise ValueError("on_policy asks the teacher about new text; it needs teacher_logits: live")
+            for option in ("on_policy", "rewrite"):
+                if getattr(self, option):
+                    raise ValueError(f"{option} asks the teacher about new text; it needs teacher_logits: live")
+        if self.rewrite and names == {"cross_entropy"}:
+            raise ValueError("rewrite needs a teacher, and cross_entropy alone asks none; leave it out")
         if self.on_policy and not names & {*LOGITS_LOSSES}:
             raise ValueError(f"on_policy needs a loss of logits: {', '.join(LOGITS_LOSSES)}")
         self._refuse_unused(names)
@@ -104,6 +118,14 @@ class DistillOptions(TrainingOptions):
         if self.layers is not None and self.teacher_logits == "stored":
             raise ValueError("layers needs a live teacher: a store holds no hidden states")
 
+    @property
+    def rewritten(self) -> float:
+        """Return the share of tokens that are replaced where text is learned again."""
+        if self.rewrite is not None:
+            return self.rewrite
+        plain = self.teacher_logits == "live" and not self.on_policy and "cross_entropy" not in self.weights()
+        return REWRITE if plain else 0.0
+
     def weights(self) -> dict[str, float]:
         """Return the weight of each loss; losses of weight 0 are left out. Where the recipe names none: forward KL."""
         mix = {self.loss or "forward_kl": 1.0} if not isinstance(self.loss, dict) else self.loss
@@ -112,8 +134,8 @@ class DistillOptions(TrainingOptions):
     def resolved(self, shares_states: bool) -> DistillOptions:
         """Return the options with the loss that is meant where the recipe names none.
 
-        shares_states  the student's hidden states are the teacher's, as those of a pruned student are
+        shares_states  the student's hidden states are the teacher's, as those of a pruned or quantized student are
         """
         if self.loss is not None or not shares_states or self.teacher_logits == "stored":
             return self
-        return self.model_copy(update={"loss": {"forward_kl": 1.0, "hidden_mse": HIDDEN_WEIGHT}})
+        return self.model_copy(update={"loss": {"forward_kl": 1.0, "hidden_mse": HIDDEN_WEIGHT}, "fade": True})

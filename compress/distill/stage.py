@@ -13,11 +13,12 @@ from compress.distill.features import Features
 from compress.distill.objective import Distillation
 from compress.distill.on_policy import OnPolicy
 from compress.distill.options import HIDDEN_LOSSES, RELATION_LOSSES, DistillOptions
+from compress.distill.rewriting import Rewriter
 from compress.distill.stored import open_stores
 from compress.distill.teachers import LiveTeacher, StoredTeacher
 from compress.errors import StageError
 from compress.models import quantized
-from compress.models.folder import load_model, special_ids
+from compress.models.folder import load_model, load_tokenizer, special_ids
 from compress.models.pruning_record import Record, read_record
 from compress.models.vocabulary import TeacherTokens, teacher_tokens
 from compress.training.defaults import kind_of, resolve_precision
@@ -50,7 +51,7 @@ def run(options: DistillOptions, context: Context) -> Outcome:
         objective = Distillation(options, None)
     else:
         teacher = _load_teacher(options, context, context.teacher, student)
-        if kind_of(student, examples, context.source) == "trained":
+        if kind_of(student, examples, context.source) != "fresh":
             options = options.resolved(shares_states(student, teacher, tokens, read_record(context.source)))
         objective = _live(options, context, student, teacher, tokens)
     outcome = finish_training(student, fit(student, examples, options, objective, context), context)
@@ -100,7 +101,18 @@ def _live(
         raise StageError(f"distill: {error}") from error
     if options.on_policy:
         writer = OnPolicy(options.on_policy, context.seed, special_ids(context.source).eos)
-    return Distillation(options, answers, features, writer)
+    rewriter = (
+        Rewriter(options.rewritten, context.seed, answers, _specials(context.source)) if options.rewritten else None
+    )
+    return Distillation(options, answers, features, writer, rewriter)
+
+
+def _specials(folder: Path) -> list[int]:
+    """Return the tokens that are no text: those that the tokenizer calls special, and BOS, EOS and PAD."""
+    named = special_ids(folder)
+    added = load_tokenizer(folder).get_added_tokens_decoder()
+    found = {named.bos, named.pad, *named.eos, *(number for number, token in added.items() if token.special)}
+    return sorted(one for one in found if one is not None)
 
 
 def _load_teacher(options: DistillOptions, context: Context, folder: Path, student: Any) -> Any:

@@ -17,6 +17,7 @@ from compress.models.vocabulary import TeacherTokens
 from compress.training.objective import Batch
 
 _NOTHING = -1e4
+_DRAWN_ROWS = 256
 
 Rows = Callable[[slice], Tensor]
 
@@ -80,6 +81,25 @@ class LiveTeacher:
         with torch.no_grad():
             asked = ids if self._reads is None else self._reads[ids]
             return self._mapped(self._tail(self._body(input_ids=asked, use_cache=False).last_hidden_state[:, :-1]))
+
+    @torch.no_grad()
+    def draw(self, ids: Tensor, chosen: Tensor, uniform: Tensor) -> Tensor:
+        """Return tokens of the student drawn from the teacher's answers, by the inverse of their cumulated chances.
+
+        Shapes: ids [B, T]; chosen [B, T-1] bool, of the token that follows, n of them; uniform [n] in [0, 1) -> [n].
+        Memory: [n, V] float32, in pieces of at most 256 rows.
+        """
+        asked = ids if self._reads is None else self._reads[ids]
+        rows = self._body(input_ids=asked, use_cache=False).last_hidden_state[:, :-1][chosen]
+        found = [torch.zeros(0, dtype=ids.dtype, device=ids.device)]
+        for start in range(0, len(rows), _DRAWN_ROWS):
+            part = slice(start, start + _DRAWN_ROWS)
+            below = uniform[part]
+            chances = self._mapped(self._tail(rows[part])).float().softmax(-1).cumsum(-1)
+            # sums of floats end a little beside 1
+            limit = below.float()[:, None] * chances[:, -1:]
+            found.append(torch.searchsorted(chances, limit, right=True)[:, 0].clamp_max(chances.shape[-1] - 1))
+        return torch.cat(found).to(ids.dtype)
 
     def _mapped(self, logits: Tensor) -> Tensor:
         if self._answers is not None:

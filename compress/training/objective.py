@@ -21,6 +21,8 @@ class Batch:
     their part.
     step: the step of the training, from 0; in validation 0.
     written: the model wrote the targets itself, so that they are no data.
+    again: [B] bool, whether a window's text was learned in an earlier pass.
+    progress: the share of the training's steps that are done; in validation 1.
     """
 
     ids: Tensor
@@ -29,6 +31,8 @@ class Batch:
     part: Literal["train", "validation"] = "train"
     step: int = 0
     written: bool = False
+    again: Tensor | None = None
+    progress: float = 1.0
 
 
 Sums = tuple[Tensor, dict[str, Tensor]]
@@ -40,7 +44,10 @@ class Objective(Protocol):
 
     weights  of each term in the total; terms of other names are measured only
     modules  what is learned besides the model, such as projections
+    by_window  whether it knows the data's windows by their numbers, so that no text may be cut anew
     """
+
+    by_window: bool
 
     @property
     def weights(self) -> Mapping[str, float]:
@@ -66,6 +73,7 @@ class CrossEntropy:
 
     def __init__(self) -> None:
         self.weights: Mapping[str, float] = {"cross_entropy": 1.0}
+        self.by_window = False
         self.modules = nn.ModuleDict()
 
     def prepare(self, model: Any, batch: Batch) -> Batch:

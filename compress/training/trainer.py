@@ -58,7 +58,15 @@ class WindowTrainer(Trainer):  # type: ignore[misc]
     ) -> Any:
         """Return the weighted loss per counted token of the whole step, over all its pieces and processes."""
         step = self.state.global_step
-        given = Batch(inputs["input_ids"], inputs["labels"][:, 1:], inputs["windows"], "train", step)
+        given = Batch(
+            inputs["input_ids"],
+            inputs["labels"][:, 1:],
+            inputs["windows"],
+            "train",
+            step,
+            again=inputs["again"],
+            progress=step / self.state.max_steps,
+        )
         batch = self.objective.prepare(self.accelerator.unwrap_model(model).model, given)
         total, terms = model(batch)
         self._unproven.append((step, batch.windows, total.detach()))
@@ -66,7 +74,7 @@ class WindowTrainer(Trainer):  # type: ignore[misc]
             self._prove_finite()
         counted = (batch.targets != UNCOUNTED).sum()
         self._note(terms, counted)
-        if num_items_in_batch is None or batch is not given:
+        if num_items_in_batch is None or batch.written:
             # text that the student wrote: its tokens are known only now
             loss = total / counted.clamp(min=1) / self.options.accumulate
         else:

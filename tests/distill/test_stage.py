@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, models
 
 from compress.distill import stage, stored
 from compress.distill.on_policy import OnPolicy
-from compress.distill.options import DistillOptions
+from compress.distill.options import HIDDEN_WEIGHT, DistillOptions
 from compress.errors import StageError
 from compress.models.folder import load_model, save_model
 from compress.models.vocabulary import VocabularyMap, map_after, read_map
@@ -77,7 +77,7 @@ def test_the_default_loss_follows_from_the_student(teacher, student, tmp_path, m
         options = asked.model_copy(update=changes)
         return stage.run(options, context(tmp_path / name, source, teacher=teacher)).facts["loss"]
 
-    assert loss_of("trained", teacher) == {"forward_kl": 1.0, "hidden_mse": 4.0}
+    assert loss_of("trained", teacher) == {"forward_kl": 1.0, "hidden_mse": HIDDEN_WEIGHT}
     # one that learned the same language by itself has other states, of the same width
     alone = write_model(tmp_path / "alone", seed=9)
     train(
@@ -153,6 +153,24 @@ def test_every_loss_falls_and_nothing_of_it_stays_in_the_folder(teacher, tmp_pat
     assert load_model(tmp_path / "run" / "target").config.hidden_size == 24
     saved = load_file(tmp_path / "run" / "target" / "model.safetensors")
     assert {key.split(".")[0] for key in saved} == {"model"}
+
+
+def test_hidden_states_guide_less_and_less_where_they_fade(teacher, tmp_path):
+    options = OPTIONS.model_copy(update={"loss": {"forward_kl": 1.0, "hidden_mse": 3.0}, "tokens": 8 * 4 * LENGTH})
+    for fade in (True, False):
+        ctx = context(tmp_path / str(fade), teacher, teacher=teacher)
+        student = write_model(tmp_path / f"student-{fade}", seed=5)
+        stage.run(options.model_copy(update={"fade": fade}), dataclasses.replace(ctx, source=student))
+        entries = [json.loads(line) for line in (ctx.target / "log.jsonl").read_text().splitlines()]
+        learned = [entry for entry in entries if "loss" in entry]
+        assert len(learned) == 8
+        for entry in learned:
+            weight = 3.0 * (1 - (entry["step"] - 1) / 8) if fade else 3.0
+            assert entry["loss"] == pytest.approx(entry["forward_kl"] + weight * entry["hidden_mse"], rel=1e-4)
+        last = [entry for entry in entries if "validation_loss" in entry][-1]
+        weight = 0.0 if fade else 3.0  # what is validated is what the run ends with
+        expected = last["validation_forward_kl"] + weight * last["validation_hidden_mse"]
+        assert last["validation_loss"] == pytest.approx(expected, rel=1e-4)
 
 
 def test_layers_are_those_that_the_recipe_names(teacher, student, tmp_path):

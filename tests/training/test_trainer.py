@@ -46,7 +46,7 @@ class Broken(CrossEntropy):
 def test_a_loss_that_is_no_number_stops_with_the_step_and_the_windows(source, tmp_path):
     ctx = context(tmp_path, source)
     examples = load_examples(ctx, OPTIONS)
-    windows = ", ".join(map(str, WindowSequence(examples, 64, ctx.seed).order[4:8]))
+    windows = ", ".join(map(str, WindowSequence(examples, 64, ctx.seed).starts[4:8] // examples.ids.shape[1]))
     with pytest.raises(StageError) as caught:
         fit(load_model(source), examples, OPTIONS.model_copy(update={"checkpoints": 0}), Broken(call=2), ctx)
     assert str(caught.value) == (

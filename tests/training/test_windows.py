@@ -32,20 +32,45 @@ def with_counted(data, part, change):
 def test_every_window_is_seen_once_a_pass_in_another_order(source, tmp_path):
     examples = load_examples(context(tmp_path, source), OPTIONS)
     number = len(examples.ids)
-    order = WindowSequence(examples, 2 * number + 5, 3).order
-    first, second = order[:number], order[number : 2 * number]
-    assert sorted(first) == sorted(second) == list(range(number))
+    starts = WindowSequence(examples, 2 * number + 5, 3, fixed=True).starts
+    first, second = starts[:number], starts[number : 2 * number]
+    assert sorted(first) == sorted(second) == list(range(0, number * LENGTH, LENGTH))
     assert first.tolist() != second.tolist()
-    assert len(order) == 2 * number + 5
-    assert WindowSequence(examples, number, 3).order.tolist() == first.tolist()
-    assert WindowSequence(examples, number, 4).order.tolist() != first.tolist()
+    assert len(starts) == 2 * number + 5
+    assert WindowSequence(examples, number, 3).starts.tolist() == first.tolist()
+    assert WindowSequence(examples, number, 4).starts.tolist() != first.tolist()
+
+
+def test_later_passes_cut_the_text_anew(source, tmp_path):
+    examples = load_examples(context(tmp_path, source), OPTIONS)
+    number, run = len(examples.ids), examples.ids.reshape(-1)
+    sequence = WindowSequence(examples, 3 * number - 2, 3)
+    passes = np.split(sequence.starts, [number, 2 * number - 1])
+    offsets = [int(found[0]) % LENGTH for found in passes]
+    assert offsets[0] == 0
+    assert len(set(offsets)) == 3  # of this seed: two passes may by chance be cut alike
+    for found, offset in zip(passes, offsets, strict=True):
+        expected = np.arange(offset, number * LENGTH - LENGTH + 1, LENGTH)
+        assert sorted(found) == expected.tolist()
+    last = sequence[len(sequence) - 1]
+    start = int(sequence.starts[-1])
+    assert np.array_equal(last["input_ids"], run[start : start + LENGTH])
+    assert int(last["windows"]) == start // LENGTH
+
+
+def test_windows_stay_where_not_every_token_counts_and_where_they_are_one(source, tmp_path):
+    examples = load_examples(context(tmp_path, source, Data(counted=0.6)), OPTIONS)
+    assert not (WindowSequence(examples, 3 * len(examples.ids), 0).starts % LENGTH).any()
+    whole = load_examples(context(tmp_path, source), OPTIONS)
+    one = dataclasses.replace(whole, ids=whole.ids[:1], counted=whole.counted[:1])
+    assert WindowSequence(one, 5, 0).starts.tolist() == [0] * 5
 
 
 def test_a_batch_has_ids_targets_and_the_numbers_of_its_windows(source, tmp_path):
     examples = load_examples(context(tmp_path, source, Data(counted=0.6)), OPTIONS)
     sequence = WindowSequence(examples, 8, 0)
     batch = stack([sequence[index] for index in range(4)])
-    numbers = sequence.order[:4]
+    numbers = sequence.starts[:4] // LENGTH
     assert batch["windows"].tolist() == numbers.tolist()
     assert np.array_equal(batch["input_ids"], examples.ids[numbers])
     expected = np.where(examples.counted[numbers], examples.ids[numbers], UNCOUNTED)
