@@ -24,6 +24,7 @@ from compress.training.checkpoint import FOLDER, newest, step_of
 from compress.training.defaults import resolve_precision, resolved
 from compress.training.objective import Learner, Objective
 from compress.training.options import TrainingOptions
+from compress.training.phases import FixCodes
 from compress.training.rounding import is_rounded, measure_inputs
 from compress.training.sharded import make_whole
 from compress.training.trackers import curve_callbacks
@@ -131,6 +132,9 @@ def _make_trainer(
     arguments.ddp_find_unused_parameters = objective.weights.keys() <= PARTIAL_TERMS
     callbacks: list[TrainerCallback] = [_ProgressCallback(context, options.tokens_per_step)]
     callbacks += curve_callbacks(options.report_to, context, learned)
+    if is_rounded(model):
+        callbacks.append(FixCodes())
+        arguments.ddp_find_unused_parameters = True  # of fixed codes the weights behind them
     if options.patience:
         callbacks.append(Patience(options.patience))
     trainer = WindowTrainer(

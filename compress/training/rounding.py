@@ -21,7 +21,7 @@ from compress.models import quantized
 from compress.models.folder import load_model, save_model
 from compress.models.grid import Grid, in_blocks, round_to_codes
 from compress.models.quantized import QuantizedFile, QuantizedWeight
-from compress.training.straight_through import inside_cells, integer_grid, round_to_grid
+from compress.training.straight_through import inside_cells, integer_grid, round_to_grid, values_of_codes
 
 # Of the largest: an input that is never there lets its weights go nowhere that could be told.
 _SMALLEST_INPUT = 1e-3
@@ -35,11 +35,16 @@ class Rounding(nn.Module):
     and zero points, in units of a weight, so that all go with one learning rate: with u the mean |scale| of the matrix at
     the start, scale = start * exp(change / u) and zero point = start + change / u.
 
-    Shapes: scale_changes and zero_changes [N, G], the latter only where zero points are learned; input_sizes [K].
+    Once `fix` was called codes and zero points stay, and the scales alone are learned.
+
+    Shapes: scale_changes and zero_changes [N, G], the latter only where zero points are learned; input_sizes [K]; codes
+    [N, G, block] uint8.
     Memory: the last rounded weight is kept until it is out of date, so that a tied weight is rounded once a pass.
     """
 
     input_sizes: Tensor
+    codes: Tensor
+    fixed: Tensor
     start_scales: Tensor
     start_zeros: Tensor
     unit: Tensor
@@ -52,6 +57,9 @@ class Rounding(nn.Module):
         self.register_buffer("start_scales", grid.scales, persistent=False)
         self.register_buffer("start_zeros", grid.zeros, persistent=False)
         self.register_buffer("unit", grid.scales.abs().mean(), persistent=False)
+        shape = (*grid.scales.shape, stored.scheme.block)
+        self.register_buffer("codes", torch.zeros(shape, dtype=torch.uint8))
+        self.register_buffer("fixed", torch.tensor(False))
         self.scale_changes = nn.Parameter(torch.zeros_like(grid.scales))
         learned = learn_zero_points and not stored.scheme.symmetric
         self.zero_changes = nn.Parameter(torch.zeros_like(grid.zeros)) if learned else None
@@ -67,25 +75,40 @@ class Rounding(nn.Module):
         """Return the rounded weight [N, K] of what is learned [N, K], float32 whatever autocast says."""
         key = self._key(learned)
         if self._kept is None or self._kept[0] != key:
-            latent = learned / self.input_sizes
-            self._kept = (key, round_to_grid(latent, *self.grid(), self.scheme.bits, self.scheme.block))
+            if self.fixed:
+                rounded = values_of_codes(self.codes, *self.grid(), self.scheme.bits, learned.shape[1])
+            else:
+                rounded = round_to_grid(learned / self.input_sizes, *self.grid(), self.scheme.bits, self.scheme.block)
+            self._kept = (key, rounded)
         return self._kept[1]
+
+    @torch.no_grad()
+    def fix(self, learned: Tensor) -> None:
+        """Let the codes be what they are now for good."""
+        self.codes.copy_(self._codes(learned))
+        self.fixed.fill_(True)
+        self.forget()
+
+    def _codes(self, learned: Tensor) -> Tensor:
+        if self.fixed:
+            return self.codes
+        grid = integer_grid(*self.grid(), self.scheme.bits)
+        return round_to_codes(in_blocks(learned / self.input_sizes, self.scheme.block), grid)
 
     def forget(self) -> None:
         """Let go of the last rounded weight."""
         self._kept = None
 
     def _key(self, learned: Tensor) -> tuple[object, ...]:
-        read = (learned, self.input_sizes, *self.parameters())
+        read = (learned, self.input_sizes, self.fixed, *self.parameters())
         return (torch.is_grad_enabled(), *((one.data_ptr(), one._version, one.requires_grad) for one in read))
 
     @torch.no_grad()
     def to_stored(self, learned: Tensor) -> QuantizedWeight:
         """Return the codes, scales and zero points of what forward gives."""
         grid = integer_grid(*self.grid(), self.scheme.bits)
-        codes = round_to_codes(in_blocks(learned / self.input_sizes, self.scheme.block), grid)
         zeros = None if self.scheme.symmetric else _bytes(grid.zeros)
-        return quantized.store(self.scheme, _bytes(codes), grid.scales.cpu().numpy(), zeros)
+        return quantized.store(self.scheme, _bytes(self._codes(learned)), grid.scales.cpu().numpy(), zeros)
 
 
 def _bytes(integers: Tensor) -> quantized.Bytes:
@@ -181,6 +204,13 @@ def _forget_all(body: nn.Module, _: object) -> None:
 def is_rounded(model: nn.Module) -> bool:
     """Return whether weights of a model are learned through their rounding."""
     return any(isinstance(module, Rounding) for module in model.modules())
+
+
+def fix_codes(model: nn.Module) -> None:
+    """Let the codes of every quantized weight stay from now on; what was fixed before stays so."""
+    for _, rounding, learned in rounded_weights(model):
+        if not rounding.fixed:
+            rounding.fix(learned)
 
 
 def is_grid_parameter(name: str) -> bool:

@@ -36,6 +36,16 @@ def round_to_grid(latent: Tensor, scales: Tensor, zeros: Tensor, bits: int, bloc
     return rounded
 
 
+def values_of_codes(codes: Tensor, scales: Tensor, zeros: Tensor, bits: int, width: int) -> Tensor:
+    """Return the weight [N, K] of codes that stay, with a gradient for the scales alone: a zero point that goes one step on
+    would take a whole block along.
+
+    Shapes: codes [N, G, block], scales and zeros [N, G]; width is K.
+    """
+    grid = integer_grid(scales, zeros.detach(), bits)
+    return values(codes.to(scales.dtype), grid).flatten(1)[:, :width].contiguous()
+
+
 class _RoundToGrid(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, latent: Tensor, scales: Tensor, zeros: Tensor, bits: int, block: int) -> Tensor:

@@ -19,6 +19,8 @@ from compress.training.losses import UNCOUNTED, next_tokens
 from compress.training.objective import Batch, Learner, Objective
 from compress.training.optimizer import make_optimizer
 from compress.training.options import TrainingOptions
+from compress.training.phases import two_phases
+from compress.training.rounding import is_rounded
 from compress.training.windows import Examples
 
 WEIGHTS = "model.safetensors"
@@ -30,6 +32,7 @@ class WindowTrainer(Trainer):  # type: ignore[misc]
 
     control: Any
     optimizer: Any
+    lr_scheduler: Any
 
     def __init__(self, objective: Objective, examples: Examples, options: TrainingOptions, **settings: Any) -> None:
         super().__init__(**settings)
@@ -52,6 +55,12 @@ class WindowTrainer(Trainer):  # type: ignore[misc]
             name = self.options.optimizer or "muon"
             self.optimizer = make_optimizer(model or self.model, name, rate, decay)
         return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """Return the schedule of the options; a quantized student goes through it twice."""
+        if self.lr_scheduler is None and is_rounded(self.model):
+            self.lr_scheduler = two_phases(optimizer or self.optimizer, self.options, num_training_steps)
+        return super().create_scheduler(num_training_steps, optimizer)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
