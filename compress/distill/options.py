@@ -27,7 +27,6 @@ LOGITS_LOSSES = ("forward_kl", "reverse_kl", "jensen_shannon", "skewed_kl", "ske
 HIDDEN_LOSSES = ("hidden_mse", "hidden_cosine")
 RELATION_LOSSES = ("attention", "value_relation")
 HIDDEN_WEIGHT = 16.0
-REWRITE = 0.2
 _USERS = {
     "beta": ("jensen_shannon",),
     "skew": ("skewed_kl", "skewed_reverse_kl"),
@@ -53,10 +52,10 @@ class DistillOptions(TrainingOptions):
     skew: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.1, description="skewed_kl, skewed_reverse_kl: the share that is mixed in from the other side"
     )
-    fade: bool = Field(
-        False,
+    fade: bool | None = Field(
+        None,
         description="whether the weights of losses of hidden states and attention fall linearly to 0 over the run "
-        "(default: false; with the default loss true)",
+        "(default: true where the recipe names no loss, else false)",
     )
     layers: tuple[Pair, ...] | None = Field(
         None,
@@ -72,10 +71,10 @@ class DistillOptions(TrainingOptions):
     on_policy: Annotated[float, Field(ge=0, le=1)] = Field(
         0.0, description="share of the steps in which the student writes the text on which it is taught"
     )
-    rewrite: Annotated[float, Field(ge=0, le=1)] | None = Field(
-        None,
-        description="share of the tokens that the teacher replaces, by draws of its own, in text that is learned again, so that it is "
-        "not learned by heart (default: 0.2; 0 with cross_entropy, on_policy, or a stored teacher)",
+    rewrite: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.0,
+        description="share of the tokens that the teacher replaces, by draws of its own, in text that is learned again: helps where "
+        "little text is passed over often",
     )
     zero_points: Literal["keep", "learn"] = Field(
         "keep", description="of a quantized student without symmetric blocks; its weights and scales are always learned"
@@ -99,8 +98,8 @@ class DistillOptions(TrainingOptions):
             for option in ("on_policy", "rewrite"):
                 if getattr(self, option):
                     raise ValueError(f"{option} asks the teacher about new text; it needs teacher_logits: live")
-        if self.rewrite and names == {"cross_entropy"}:
-            raise ValueError("rewrite needs a teacher, and cross_entropy alone asks none; leave it out")
+        if self.rewrite:
+            self._refuse_rewriting(names)
         if self.on_policy and not names & {*LOGITS_LOSSES}:
             raise ValueError(f"on_policy needs a loss of logits: {', '.join(LOGITS_LOSSES)}")
         self._refuse_unused(names)
@@ -108,8 +107,21 @@ class DistillOptions(TrainingOptions):
             raise ValueError(f"layers is for {', '.join((*HIDDEN_LOSSES, *RELATION_LOSSES))}, and none is in loss")
         return self
 
+    def _refuse_rewriting(self, names: set[str]) -> None:
+        if names == {"cross_entropy"}:
+            raise ValueError("rewrite needs a teacher, and cross_entropy alone asks none; leave it out")
+        if self.on_policy:
+            raise ValueError("rewrite changes the data's text and on_policy writes other text; give one of them")
+        if self.epochs is not None and self.epochs <= 1:
+            raise ValueError(f"rewrite is for text that comes again, and epochs: {self.epochs:g} passes over it once")
+
     def _refuse_unused(self, names: set[str]) -> None:
         given = self.model_fields_set
+        inside = names & {*HIDDEN_LOSSES, *RELATION_LOSSES}
+        if self.fade is not None and not inside and (self.loss is not None or self.teacher_logits == "stored"):
+            raise ValueError(f"fade is for {', '.join((*HIDDEN_LOSSES, *RELATION_LOSSES))}, and none is in loss")
+        if self.fade and inside == names:
+            raise ValueError(f"fade would leave nothing to learn at the end; add one of {', '.join(LOGITS_LOSSES)}")
         for option, users in _USERS.items():
             if option in given and not names & {*users}:
                 raise ValueError(f"{option} is for {', '.join(users)}, and none is in loss")
@@ -117,14 +129,6 @@ class DistillOptions(TrainingOptions):
             raise ValueError("top_k is for teacher_logits: stored; a live teacher gives all of its logits")
         if self.layers is not None and self.teacher_logits == "stored":
             raise ValueError("layers needs a live teacher: a store holds no hidden states")
-
-    @property
-    def rewritten(self) -> float:
-        """Return the share of tokens that are replaced where text is learned again."""
-        if self.rewrite is not None:
-            return self.rewrite
-        plain = self.teacher_logits == "live" and not self.on_policy and "cross_entropy" not in self.weights()
-        return REWRITE if plain else 0.0
 
     def weights(self) -> dict[str, float]:
         """Return the weight of each loss; losses of weight 0 are left out. Where the recipe names none: forward KL."""
@@ -138,4 +142,5 @@ class DistillOptions(TrainingOptions):
         """
         if self.loss is not None or not shares_states or self.teacher_logits == "stored":
             return self
-        return self.model_copy(update={"loss": {"forward_kl": 1.0, "hidden_mse": HIDDEN_WEIGHT}, "fade": True})
+        fade = True if self.fade is None else self.fade
+        return self.model_copy(update={"loss": {"forward_kl": 1.0, "hidden_mse": HIDDEN_WEIGHT}, "fade": fade})

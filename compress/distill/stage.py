@@ -43,6 +43,11 @@ def run(options: DistillOptions, context: Context) -> Outcome:
     _refuse_zero_points(options, context.source)
     tokens = vocabulary(context)
     examples = load_examples(context, options)
+    if options.rewrite and options.steps(len(examples.ids)) * options.batch <= len(examples.ids):
+        raise StageError(
+            f"rewrite is for text that comes again, and data.train has {len(examples.ids)} windows or more, which are learned once; "
+            "leave it out"
+        )
     student = open_student(context.source, context.device, options.zero_points == "learn", context.origin)
     if options.teacher_logits == "stored":
         stores = open_stores(options, context, context.teacher, examples, tokens)
@@ -92,18 +97,16 @@ def _live(
         if options.weights().keys() & {*HIDDEN_LOSSES, *RELATION_LOSSES}:
             features = Features(options, student, teacher, read_record(context.source), context.seed)
             features.modules.to(context.device)
-        elif options.layers is not None:
+        elif unused := next((name for name in ("layers", "fade") if getattr(options, name) is not None), None):
             raise ValueError(
-                "layers is for losses of hidden states and attention, and none is meant here; name one in loss"
+                f"{unused} is for losses of hidden states and attention, and none is meant here; name one in loss"
             )
         answers = LiveTeacher(teacher, tokens, options.temperature, features.asked if features else {})
     except ValueError as error:
         raise StageError(f"distill: {error}") from error
     if options.on_policy:
         writer = OnPolicy(options.on_policy, context.seed, special_ids(context.source).eos)
-    rewriter = (
-        Rewriter(options.rewritten, context.seed, answers, _specials(context.source)) if options.rewritten else None
-    )
+    rewriter = Rewriter(options.rewrite, context.seed, answers, _specials(context.source)) if options.rewrite else None
     return Distillation(options, answers, features, writer, rewriter)
 
 

@@ -95,15 +95,16 @@ class LiveTeacher:
         for start in range(0, len(rows), _DRAWN_ROWS):
             part = slice(start, start + _DRAWN_ROWS)
             below = uniform[part]
-            chances = self._mapped(self._tail(rows[part])).float().softmax(-1).cumsum(-1)
-            # sums of floats end a little beside 1
-            limit = below.float()[:, None] * chances[:, -1:]
-            found.append(torch.searchsorted(chances, limit, right=True)[:, 0].clamp_max(chances.shape[-1] - 1))
+            chances = self._mapped(self._tail(rows[part]), 1.0).float().softmax(-1).cumsum(-1)
+            # sums of floats end a little beside 1, and what stands behind the end has no chance
+            total = chances[:, -1:].contiguous()
+            drawn = torch.searchsorted(chances, below.float()[:, None] * total, right=True)
+            found.append(torch.minimum(drawn, torch.searchsorted(chances, total))[:, 0])
         return torch.cat(found).to(ids.dtype)
 
-    def _mapped(self, logits: Tensor) -> Tensor:
+    def _mapped(self, logits: Tensor, temperature: float | None = None) -> Tensor:
         if self._answers is not None:
-            return gather_chances(logits, self._answers, self._size, self._temperature)
+            return gather_chances(logits, self._answers, self._size, temperature or self._temperature)
         if self._shared is not None:
             # the rows behind the tokenizer's ids are padding: the student's own get nothing
             padding = self._size - self._shared

@@ -24,7 +24,7 @@ from compress.training.checkpoint import FOLDER, newest, step_of
 from compress.training.defaults import resolve_precision, resolved
 from compress.training.objective import Learner, Objective
 from compress.training.options import TrainingOptions
-from compress.training.phases import FixCodes
+from compress.training.phases import FixCodes, steps_with_codes
 from compress.training.rounding import is_rounded, measure_inputs
 from compress.training.sharded import make_whole
 from compress.training.trackers import curve_callbacks
@@ -77,13 +77,15 @@ def fit(model: Any, examples: Examples, options: TrainingOptions, objective: Obj
         raise StageError("patience needs validation windows, and data.validation has less than one; leave it out")
     _prove(model)
     if is_rounded(model):
-        measure_inputs(model, torch.from_numpy(examples.ids[:_MEASURED_WINDOWS]))
+        piece = options.batch // options.accumulate
+        measure_inputs(model, torch.from_numpy(examples.ids[:_MEASURED_WINDOWS]), piece)
     options = resolved(options, model, examples, context.source)
     uses_cache = model.config.use_cache
     checkpoint = _newest_of_all(context.scratch / FOLDER)
     steps = options.steps(len(examples.ids))
     arguments = _arguments(options, steps, examples, context, model)
-    if checkpoint and (stopped := _stopped(checkpoint, options)):
+    since = _judged_from(model, steps)
+    if checkpoint and (stopped := _stopped(checkpoint, options, since)):
         steps = arguments.max_steps = stopped  # there is nothing left to learn
     learned = step_of(checkpoint) if checkpoint else 0
     trainer = _make_trainer(model, examples, options, objective, (arguments, learned, context))
@@ -91,7 +93,7 @@ def fit(model: Any, examples: Examples, options: TrainingOptions, objective: Obj
         # torch's own loader of pinned memory, asked for by the Trainer, warns where there is no accelerator
         warnings.filterwarnings("ignore", message=".*pin_memory.*")
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    kept = best_step(trainer.state.log_history) if options.patience else None
+    kept = best_step(trainer.state.log_history, since) if options.patience else None
     if kept is not None and kept != trainer.state.global_step:
         trainer.load_step(kept)
     make_whole(model)
@@ -135,8 +137,9 @@ def _make_trainer(
     if is_rounded(model):
         callbacks.append(FixCodes())
         arguments.ddp_find_unused_parameters = True  # of fixed codes the weights behind them
+        arguments.ddp_broadcast_buffers = False  # codes are one byte a weight, and every process has the same
     if options.patience:
-        callbacks.append(Patience(options.patience))
+        callbacks.append(Patience(options.patience, _judged_from(model, arguments.max_steps)))
     trainer = WindowTrainer(
         objective,
         examples,
@@ -148,8 +151,15 @@ def _make_trainer(
         data_collator=stack,
         callbacks=callbacks,
     )
+    trainer.judged_from = _judged_from(model, arguments.max_steps)
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def _judged_from(model: Any, steps: int) -> int:
+    """Return the step from which validations count for patience: of a quantized student those with fixed codes, as the loss
+    rises while codes are learned and falls for good after it."""
+    return steps_with_codes(steps) + 1 if is_rounded(model) else 0
 
 
 def _newest_of_all(folder: Path) -> Path | None:
@@ -161,12 +171,12 @@ def _newest_of_all(folder: Path) -> Path | None:
     return chosen[0]
 
 
-def _stopped(checkpoint: Path, options: TrainingOptions) -> int | None:
+def _stopped(checkpoint: Path, options: TrainingOptions, since: int) -> int | None:
     """Return the step at which a run had lost its patience, None where it had not."""
     if not options.patience:
         return None
     state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-    return state.global_step if is_over(state.log_history, options.patience) else None
+    return state.global_step if is_over(state.log_history, options.patience, since) else None
 
 
 def _arguments(

@@ -29,10 +29,13 @@ class TrainingOptions(Options):
         "(default: muon, for a quantized model adamw)",
     )
     learning_rate: Annotated[float, Field(gt=0, lt=1)] | None = Field(
-        None, description="peak learning rate (default: by what the model is: fresh, pruned or quantized)"
+        None,
+        description="peak learning rate (default: by what the model is: fresh, pruned or quantized; of a quantized one it is that of the "
+        "codes, and scales have their own)",
     )
     schedule: Literal["cosine", "linear", "constant"] = Field(
-        "cosine", description="how the learning rate falls to zero"
+        "cosine",
+        description="how the learning rate falls to zero; for a quantized model twice: while codes are learned, and scales alone",
     )
     warmup: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.05, description="share of the steps in which the learning rate rises"

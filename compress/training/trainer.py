@@ -20,7 +20,7 @@ from compress.training.objective import Batch, Learner, Objective
 from compress.training.optimizer import make_optimizer
 from compress.training.options import TrainingOptions
 from compress.training.phases import two_phases
-from compress.training.rounding import is_rounded
+from compress.training.rounding import is_rounded, typical_step
 from compress.training.windows import Examples
 
 WEIGHTS = "model.safetensors"
@@ -41,6 +41,7 @@ class WindowTrainer(Trainer):  # type: ignore[misc]
         self.options = options
         self.model_accepts_loss_kwargs = True  # so that it counts the targets of a step, over all processes
         self.loss_is_scaled_for_ga = True
+        self.judged_from = 0  # the step from which validations count for patience
         self._terms: dict[str, Tensor] = {}
         self._counted: Tensor | int = 0
         self._unproven: list[tuple[int, Tensor, Tensor]] = []
@@ -59,7 +60,8 @@ class WindowTrainer(Trainer):  # type: ignore[misc]
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """Return the schedule of the options; a quantized student goes through it twice."""
         if self.lr_scheduler is None and is_rounded(self.model):
-            self.lr_scheduler = two_phases(optimizer or self.optimizer, self.options, num_training_steps)
+            own = optimizer or self.optimizer
+            self.lr_scheduler = two_phases(own, self.options, num_training_steps, typical_step(self.model))
         return super().create_scheduler(num_training_steps, optimizer)
 
     def compute_loss(
@@ -155,31 +157,36 @@ class WindowTrainer(Trainer):  # type: ignore[misc]
         super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            best = best_step(self.state.log_history) if self.options.patience else None
+            best = best_step(self.state.log_history, self.judged_from) if self.options.patience else None
             seal(Path(self.args.output_dir) / f"{PREFIX}{self.state.global_step}", keep=best)
 
 
 class Patience(TrainerCallback):  # type: ignore[misc]
     """Stops after so many validations without a lower loss. It remembers nothing: a resume finds all in the log."""
 
-    def __init__(self, patience: int) -> None:
-        self.patience = patience
+    def __init__(self, patience: int, since: int = 0) -> None:
+        self.patience, self.since = patience, since
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Ask for a stop where it is time."""
-        if is_over(state.log_history, self.patience):
+        if is_over(state.log_history, self.patience, self.since):
             control.should_training_stop = True
 
 
-def best_step(history: list[Json]) -> int | None:
-    """Return the step of the lowest validation loss of a Trainer's log, the first of equal ones; None without validations."""
-    found = [(entry["eval_loss"], entry["step"]) for entry in history if "eval_loss" in entry]
+def best_step(history: list[Json], since: int = 0) -> int | None:
+    """Return the step of the lowest validation loss of a Trainer's log from step `since` on, the first of equal ones; None
+    without validations."""
+    found = [
+        (entry["eval_loss"], entry["step"]) for entry in history if "eval_loss" in entry and entry["step"] >= since
+    ]
     return min(found)[1] if found else None
 
 
-def is_over(history: list[Json], patience: int) -> bool:
-    """Say whether so many validations have gone by since the lowest loss."""
-    best = best_step(history)
+def is_over(history: list[Json], patience: int, since: int = 0) -> bool:
+    """Say whether so many validations have gone by since the lowest loss, of those from step `since` on."""
+    best = best_step(history, since)
+    if best is None:
+        return False
     later: int = sum("eval_loss" in entry and entry["step"] > best for entry in history)
     return later >= patience
 

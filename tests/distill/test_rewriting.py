@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from compress.distill import stage
-from compress.distill.options import REWRITE, DistillOptions
+from compress.distill.options import DistillOptions
 from compress.distill.rewriting import Rewriter
 from compress.distill.teachers import LiveTeacher
+from compress.errors import StageError
 from compress.models.folder import load_model
 from compress.models.vocabulary import TeacherTokens
 from compress.training.losses import UNCOUNTED
@@ -113,20 +114,25 @@ def test_the_stage_rewrites_from_the_second_pass_on(teacher, tmp_path, monkeypat
             return made
 
     monkeypatch.setattr(stage, "Rewriter", Noted)
-    options = OPTIONS.model_copy(update={"tokens": 120 * LENGTH})
+    options = OPTIONS.model_copy(update={"tokens": 120 * LENGTH, "rewrite": 0.2})
     stage.run(options, context(tmp_path, teacher, Data(), teacher=teacher))
-    assert shares == [REWRITE]
+    assert shares == [0.2]
     assert seen == [False] * 25 + [True] * 5
 
 
-def test_the_default_is_for_losses_of_the_teacher_alone():
-    def share(**changes):
-        return DistillOptions(tokens=1, **changes).rewritten
+def test_draws_do_not_follow_the_temperature_of_the_loss(live):
+    tokens = TeacherTokens([*range(40)], [*range(40), *[0] * 20])
+    ids = torch.from_numpy(np.random.default_rng(3).integers(0, 40, (8, LENGTH)))
+    chosen = torch.ones(8, LENGTH - 1, dtype=torch.bool)
+    uniform = torch.rand(int(chosen.sum()), generator=torch.Generator().manual_seed(0))
+    found = [LiveTeacher(live.model, tokens, temperature).draw(ids, chosen, uniform) for temperature in (1.0, 4.0)]
+    assert torch.equal(*found)
 
-    assert share() == share(loss={"forward_kl": 1, "hidden_mse": 1}) == REWRITE
-    assert share(loss="cross_entropy") == share(loss={"forward_kl": 1, "cross_entropy": 1}) == 0
-    assert share(on_policy=0.5) == share(teacher_logits="stored") == share(rewrite=0) == 0
-    assert share(loss={"forward_kl": 1, "cross_entropy": 1}, rewrite=0.3) == 0.3
+
+def test_no_draw_has_no_chance(live):
+    mapped = LiveTeacher(live.model, TeacherTokens([*range(60), 0, 0], [*range(60)]), 1.0)  # two rows of padding
+    ids, chosen = torch.full((1, LENGTH), 5), torch.ones(1, LENGTH - 1, dtype=torch.bool)
+    assert int(mapped.draw(ids, chosen, torch.full((LENGTH - 1,), 1 - 2**-26, dtype=torch.float64)).max()) < 60
 
 
 def test_what_has_no_teacher_to_ask_is_refused():
@@ -134,3 +140,13 @@ def test_what_has_no_teacher_to_ask_is_refused():
         DistillOptions(tokens=1, rewrite=0.1, teacher_logits="stored")
     with pytest.raises(ValueError, match="rewrite needs a teacher, and cross_entropy alone asks none"):
         DistillOptions(tokens=1, rewrite=0.1, loss="cross_entropy")
+    with pytest.raises(ValueError, match="rewrite changes the data's text and on_policy writes other text"):
+        DistillOptions(tokens=1, rewrite=0.1, on_policy=0.5)
+    with pytest.raises(ValueError, match="rewrite is for text that comes again, and epochs: 1 passes over it once"):
+        DistillOptions(epochs=1, rewrite=0.1)
+
+
+def test_text_that_does_not_come_again_is_refused(teacher, tmp_path):
+    options = OPTIONS.model_copy(update={"rewrite": 0.2})
+    with pytest.raises(StageError, match=r"rewrite is for text that comes again, and data\.train has 8 windows or more"):
+        stage.run(options, context(tmp_path, teacher, teacher=teacher))

@@ -173,6 +173,19 @@ def test_hidden_states_guide_less_and_less_where_they_fade(teacher, tmp_path):
         assert last["validation_loss"] == pytest.approx(expected, rel=1e-4)
 
 
+def test_fading_of_nothing_and_to_nothing_is_refused(teacher, student, tmp_path):
+    for loss in ("forward_kl", "cross_entropy"):
+        with pytest.raises(ValueError, match=r"fade is for hidden_mse, .*, and none is in loss"):
+            DistillOptions(tokens=1, loss=loss, fade=True)
+    with pytest.raises(ValueError, match="fade would leave nothing to learn at the end; add one of forward_kl"):
+        DistillOptions(tokens=1, loss="hidden_mse", fade=True)
+    options = OPTIONS.model_copy(update={"loss": None, "fade": True})
+    with pytest.raises(StageError, match="fade is for losses of hidden states and attention, and none is meant here"):
+        stage.run(options, context(tmp_path, student, teacher=teacher))
+    kept = DistillOptions(tokens=1, fade=False).resolved(True)
+    assert (kept.fade, kept.weights()) == (False, {"forward_kl": 1.0, "hidden_mse": HIDDEN_WEIGHT})
+
+
 def test_layers_are_those_that_the_recipe_names(teacher, student, tmp_path):
     options = OPTIONS.model_copy(update={"loss": "hidden_mse", "layers": ((0, 0),), "tokens": 4 * LENGTH})
     ctx = context(tmp_path, student, teacher=teacher)

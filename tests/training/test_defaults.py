@@ -45,9 +45,10 @@ def test_a_model_that_guesses_is_fresh_and_one_that_learned_is_trained(source, t
 
 def test_a_quantized_model_goes_by_adamw(source, tmp_path, monkeypatch):
     monkeypatch.setattr(defaults, "is_rounded", lambda _: True)
+    monkeypatch.setattr(defaults, "typical_step", lambda _: 0.5)
     examples = load_examples(context(tmp_path, source), OPTIONS)
     found = resolved(OPTIONS.model_copy(update={"learning_rate": None}), load_model(source), examples, source)
-    assert (found.optimizer, found.learning_rate) == ("adamw", defaults._RATES["adamw"]["quantized"])
+    assert (found.optimizer, found.learning_rate) == ("adamw", 2.5e-3 * 0.5)
     assert (
         resolved(OPTIONS.model_copy(update={"optimizer": "muon"}), load_model(source), examples, source).optimizer
         == "muon"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pytest
 import torch
@@ -16,11 +17,13 @@ from compress.train.options import TrainOptions
 from compress.train.stage import run as train
 from compress.training import phases
 from compress.training.optimizer import GRID_RATE, make_optimizer
-from compress.training.phases import steps_with_codes, two_phases
+from compress.training.phases import SCALES_RATE, steps_with_codes, two_phases
 from compress.training.rounding import fix_codes, open_student, rounded_weights
 from tests.training.tiny_fit import LENGTH, context, hashes, write_model
 
 OPTIONS = TrainOptions(tokens=50 * 4 * LENGTH, length=LENGTH, batch=4, checkpoints=10, learning_rate=3e-3)
+
+TYPICAL = 0.01
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +40,7 @@ def int4(request, source, tmp_path_factory):
 
 def rates(options, steps, model):
     optimizer = make_optimizer(model, "adamw", 1.0, 0.0)
-    schedule = two_phases(optimizer, options, steps)
+    schedule = two_phases(optimizer, options, steps, TYPICAL)
     found = []
     for _ in range(steps):
         found.append([group["lr"] for group in optimizer.param_groups])
@@ -56,7 +59,8 @@ def test_the_schedule_is_gone_through_twice_and_scales_go_slowly_the_first_time(
     assert matrices[0] == matrices[first] == 0.0
     assert matrices[8] == matrices[first + 2] == 1.0
     assert scales[:first] == pytest.approx([GRID_RATE * rate for rate in matrices[:first]])
-    assert scales[first:] == pytest.approx(matrices[first:])
+    # what suits codes says nothing of scales
+    assert scales[first:] == pytest.approx([SCALES_RATE * TYPICAL * rate for rate in matrices[first:]])
     if name == "constant":
         assert matrices[first - 1] == matrices[-1] == 1.0
     else:
@@ -139,3 +143,39 @@ def test_a_resume_in_either_phase_equals_a_straight_run(int4, tmp_path, at):
         train(OPTIONS, dataclasses.replace(broken, progress=pull))
     train(OPTIONS, broken)
     assert hashes(tmp_path / "broken" / "target") == hashes(tmp_path / "straight" / "target")
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_scales_alone_do_not_undo_what_codes_learned(source, tmp_path, bits):
+    train(OPTIONS.model_copy(update={"learning_rate": 1e-2}), context(tmp_path / "trained", source))
+    trained, folder = tmp_path / "trained" / "target", tmp_path / "quantized"
+    folder.mkdir()
+    quantize(QuantizeOptions(bits=bits), Context(trained, folder, folder, 0))
+    for rate in (None, 1e-3):  # the product's own, and one that is high for these codes
+        ctx = context(tmp_path / f"{bits}-{rate}", folder, origin=trained)
+        train(OPTIONS.model_copy(update={"learning_rate": rate}), ctx)
+        losses = {
+            entry["step"]: entry["validation_loss"]
+            for entry in map(json.loads, (ctx.target / "log.jsonl").read_text().splitlines())
+            if "validation_loss" in entry
+        }
+        assert losses[50] < losses[40] + 0.002
+
+
+def test_patience_counts_once_the_codes_are_fixed(int4, tmp_path):
+    ctx = context(tmp_path, int4)
+    train(OPTIONS.model_copy(update={"patience": 1}), ctx)
+    steps = [json.loads(line)["step"] for line in (ctx.target / "log.jsonl").read_text().splitlines()]
+    assert max(steps) > steps_with_codes(50)
+
+
+def test_the_default_rate_follows_the_grid(source, tmp_path):
+    rates = {}
+    for bits in (4, 8):
+        folder = tmp_path / str(bits)
+        folder.mkdir()
+        quantize(QuantizeOptions(bits=bits), Context(source, folder, folder, 0))
+        ctx = context(tmp_path / f"run-{bits}", folder)
+        options = OPTIONS.model_copy(update={"learning_rate": None, "tokens": 4 * LENGTH})
+        rates[bits] = train(options, ctx).facts["learning_rate"]
+    assert 12 < rates[4] / rates[8] < 22
