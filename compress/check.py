@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from compress.check_distill import look_at_distill
 from compress.check_models import (
     Origin,
     different_tokenizers,
@@ -206,6 +207,7 @@ def _steps(recipe: Recipe, origins: dict[str, Origin]) -> dict[str, Config | Non
     """Check step by step, with the config that each will give; return the configs."""
     configs = {name: origin.config for name, origin in origins.items()}
     quantized = {name for name, origin in origins.items() if origin.quantized}
+    symmetric: dict[str, bool | None] = dict.fromkeys(quantized)
     tokenizers = {name: origin.folder for name, origin in origins.items()}
     for step in recipe.steps:
         config = configs.get(step.source)
@@ -215,6 +217,7 @@ def _steps(recipe: Recipe, origins: dict[str, Origin]) -> dict[str, Config | Non
             recipe.document.complain((*step.path, "from"), f"{step.where}: {message}")
         if step.word == "quantize" or (step.gives == "torch" and step.source in quantized):
             quantized.add(step.id)
+            symmetric[step.id] = getattr(step.options, "symmetric", symmetric.get(step.source))
         after = _planned(recipe, step, config) if step.valid and config is not None else None
         tokenizers[step.id] = tokenizers.get(step.source)
         if config and after and config.get("vocab_size") != after.get("vocab_size"):
@@ -227,6 +230,8 @@ def _steps(recipe: Recipe, origins: dict[str, Origin]) -> dict[str, Config | Non
                 recipe.document.complain((*step.path, "report_to"), f"{step.where}.{missing_words(tracker)}")
         if step.stage.teacher:
             _vocabulary(recipe, step, configs, origins)
+            if step.valid:
+                look_at_distill(recipe, step, configs, symmetric)
         if step.gives == "torch":
             configs[step.id] = after
     return configs

@@ -35,13 +35,19 @@ _USERS = {
 _STORED_LOSSES = ("forward_kl", "cross_entropy")
 
 
+def _listed(names: tuple[str, ...]) -> str:
+    *most, last = names
+    return f"{', '.join(most)} and {last}" if most else last
+
+
 class DistillOptions(TrainingOptions):
     """Fit the student to the teacher: its next-token distribution, its hidden states, its attention; mixed with the data's cross-entropy."""
 
     loss: LossName | dict[LossName, Weight] | None = Field(
         None,
-        description="one loss, or losses with weights; KL terms are multiplied by temperature squared "
-        "(default: forward_kl; 16 parts of hidden_mse with it for a pruned or quantized student, whose states are the teacher's)",
+        description="one loss, or losses with weights such as {forward_kl: 1, hidden_mse: 16}; KL terms are multiplied by temperature squared "
+        "(default: forward_kl; 16 parts of hidden_mse with it for a pruned or quantized student, whose states are the teacher's, "
+        "unless teacher_logits: stored)",
     )
     temperature: Annotated[float, Field(gt=0, le=100)] = Field(
         1.0, description="softens teacher and student in the losses of logits"
@@ -63,7 +69,8 @@ class DistillOptions(TrainingOptions):
     )
     teacher_logits: Literal["live", "stored"] = Field(
         "live",
-        description="live: the teacher runs beside the student; stored: its top logits are written once and read",
+        description="live: the teacher runs beside the student; stored: its top logits are written once and read, "
+        "so that later passes have the same windows",
     )
     top_k: Annotated[int, Field(ge=1, le=1000)] = Field(
         50, description="teacher_logits: stored: the most probable tokens that are kept of each position"
@@ -92,7 +99,10 @@ class DistillOptions(TrainingOptions):
         names = set(self.weights())
         if self.teacher_logits == "stored":
             if other := sorted(names - {*_STORED_LOSSES}):
-                raise ValueError(f"teacher_logits: stored knows {' and '.join(_STORED_LOSSES)}, got {', '.join(other)}")
+                raise ValueError(
+                    f"teacher_logits: stored knows {' and '.join(_STORED_LOSSES)}, got {', '.join(other)}; use those, or "
+                    "teacher_logits: live"
+                )
             if self.temperature != 1:
                 raise ValueError("teacher_logits: stored keeps the teacher at temperature 1; leave temperature out")
             for option in ("on_policy", "rewrite"):
@@ -104,7 +114,10 @@ class DistillOptions(TrainingOptions):
             raise ValueError(f"on_policy needs a loss of logits: {', '.join(LOGITS_LOSSES)}")
         self._refuse_unused(names)
         if self.layers is not None and self.loss is not None and not names & {*HIDDEN_LOSSES, *RELATION_LOSSES}:
-            raise ValueError(f"layers is for {', '.join((*HIDDEN_LOSSES, *RELATION_LOSSES))}, and none is in loss")
+            inner = ", ".join((*HIDDEN_LOSSES, *RELATION_LOSSES))
+            raise ValueError(
+                f"layers is for {inner}, and the loss is {', '.join(sorted(names))}; add one of them, or leave layers out"
+            )
         return self
 
     def _refuse_rewriting(self, names: set[str]) -> None:
@@ -113,18 +126,25 @@ class DistillOptions(TrainingOptions):
         if self.on_policy:
             raise ValueError("rewrite changes the data's text and on_policy writes other text; give one of them")
         if self.epochs is not None and self.epochs <= 1:
-            raise ValueError(f"rewrite is for text that comes again, and epochs: {self.epochs:g} passes over it once")
+            raise ValueError(
+                f"rewrite is for text that comes again, and epochs: {self.epochs:g} passes over it once; give more, or leave rewrite out"
+            )
 
     def _refuse_unused(self, names: set[str]) -> None:
         given = self.model_fields_set
         inside = names & {*HIDDEN_LOSSES, *RELATION_LOSSES}
         if self.fade is not None and not inside and (self.loss is not None or self.teacher_logits == "stored"):
-            raise ValueError(f"fade is for {', '.join((*HIDDEN_LOSSES, *RELATION_LOSSES))}, and none is in loss")
+            inner = ", ".join((*HIDDEN_LOSSES, *RELATION_LOSSES))
+            raise ValueError(
+                f"fade is for {inner}, and the loss is {', '.join(sorted(names))}; add one of them, or leave fade out"
+            )
         if self.fade and inside == names:
             raise ValueError(f"fade would leave nothing to learn at the end; add one of {', '.join(LOGITS_LOSSES)}")
         for option, users in _USERS.items():
             if option in given and not names & {*users}:
-                raise ValueError(f"{option} is for {', '.join(users)}, and none is in loss")
+                raise ValueError(
+                    f"{option} is for {_listed(users)}, and the loss is {', '.join(sorted(names))}; leave it out"
+                )
         if "top_k" in given and self.teacher_logits == "live":
             raise ValueError("top_k is for teacher_logits: stored; a live teacher gives all of its logits")
         if self.layers is not None and self.teacher_logits == "stored":

@@ -45,8 +45,8 @@ def run(options: DistillOptions, context: Context) -> Outcome:
     examples = load_examples(context, options)
     if options.rewrite and options.steps(len(examples.ids)) * options.batch <= len(examples.ids):
         raise StageError(
-            f"rewrite is for text that comes again, and data.train has {len(examples.ids)} windows or more, which are learned once; "
-            "leave it out"
+            f"rewrite is for text that comes again, and {options.tokens or 0:,} tokens are less than one pass over data.train; give more "
+            "tokens, epochs above 1, or leave rewrite out"
         )
     student = open_student(context.source, context.device, options.zero_points == "learn", context.origin)
     if options.teacher_logits == "stored":

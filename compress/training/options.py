@@ -31,7 +31,7 @@ class TrainingOptions(Options):
     learning_rate: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None,
         description="peak learning rate (default: by what the model is: fresh, pruned or quantized; of a quantized one it is that of the "
-        "codes, and scales have their own)",
+        "codes, and scales have their own); with muon 2e-3 and 1e-3, with adamw 1e-3 and 5e-4, 0.25 % of a code's step",
     )
     schedule: Literal["cosine", "linear", "constant"] = Field(
         "cosine",
@@ -47,7 +47,7 @@ class TrainingOptions(Options):
         description="number format of the forward and backward pass; weights stay fp32. auto: bf16 where the device is faster with it",
     )
     checkpoints: Annotated[int, Field(ge=0)] = Field(
-        10, description="how often, over the run, the state is saved for a resume and validated"
+        10, description="how often, over the run, the state is saved for a resume and validated, besides the end"
     )
     patience: Count | None = Field(
         None, description="stop after so many validations without a lower loss, and keep the weights of the lowest"
@@ -61,7 +61,8 @@ class TrainingOptions(Options):
         if self.batch % self.accumulate:
             raise ValueError(f"accumulate ({self.accumulate}) must divide batch ({self.batch})")
         if (self.tokens is None) == (self.epochs is None):
-            raise ValueError(f"needs tokens or epochs, got {'both' if self.tokens else 'none'}")
+            given = f"both: {self.tokens} and {self.epochs:g}" if self.tokens and self.epochs else "none"
+            raise ValueError(f"needs tokens or epochs, such as tokens: 1_000_000, got {given}")
         if self.patience is not None and not self.checkpoints:
             raise ValueError("patience counts validations, and checkpoints: 0 makes none; leave one of them out")
         return self

@@ -25,8 +25,8 @@ def test_no_loss_is_refused(loss):
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({}, "needs tokens or epochs, got none"),
-        ({"tokens": 8, "epochs": 1}, "needs tokens or epochs, got both"),
+        ({}, "needs tokens or epochs, such as tokens: 1_000_000, got none"),
+        ({"tokens": 8, "epochs": 1}, "got both: 8 and 1"),
         ({"tokens": 8, "batch": 6, "accumulate": 4}, r"accumulate \(4\) must divide batch \(6\)"),
         ({"tokens": 8, "patience": 2, "checkpoints": 0}, "patience counts validations, and checkpoints: 0 makes none"),
         (
@@ -36,9 +36,15 @@ def test_no_loss_is_refused(loss):
         ({"tokens": 8, "teacher_logits": "stored", "temperature": 2}, "stored keeps the teacher at temperature 1"),
         ({"tokens": 8, "teacher_logits": "stored", "on_policy": 0.5}, "on_policy asks the teacher about new text"),
         ({"tokens": 8, "loss": "cross_entropy", "on_policy": 0.5}, "on_policy needs a loss of logits: forward_kl,"),
-        ({"tokens": 8, "beta": 0.3}, "beta is for jensen_shannon, and none is in loss"),
-        ({"tokens": 8, "skew": 0.3, "loss": "forward_kl"}, "skew is for skewed_kl, skewed_reverse_kl, and none is in"),
-        ({"tokens": 8, "temperature": 2, "loss": "cross_entropy"}, "temperature is for forward_kl, reverse_kl"),
+        ({"tokens": 8, "beta": 0.3}, "beta is for jensen_shannon, and the loss is forward_kl; leave it out"),
+        (
+            {"tokens": 8, "skew": 0.3, "loss": "forward_kl"},
+            "skew is for skewed_kl and skewed_reverse_kl, and the loss is forward_kl; leave",
+        ),
+        (
+            {"tokens": 8, "temperature": 2, "loss": "cross_entropy"},
+            "temperature is for forward_kl, reverse_kl, jensen_shannon, skewed_kl and skewed",
+        ),
         ({"tokens": 8, "top_k": 20}, "top_k is for teacher_logits: stored"),
         ({"tokens": 8, "teacher_logits": "stored", "layers": ((0, 0),)}, "layers needs a live teacher"),
         (
