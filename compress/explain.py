@@ -128,7 +128,10 @@ def _models_in(annotation: Any) -> set[type[Options]]:
 def _sentence(path: PathKey, entries: list[Mapping[str, Any]], names: set[str]) -> str:
     first = entries[0]
     if first["type"] == "extra_forbidden":
-        return f"{name_of(path[:-1])} has no option '{path[-1]}'.{suggest(str(path[-1]), names)}"
+        # a word that stands for a mapping has no place of its own in the text
+        word = str(first["loc"][-1])
+        holder = path[:-1] if str(path[-1]) == word else path
+        return f"{name_of(holder)} has no option '{word}'.{suggest(word, names)}"
     if first["loc"][-1:] == ("[key]",):
         known = re.findall(r"'(\w+)'", first.get("ctx", {}).get("expected", ""))
         return f"{name_of(path[:-1])} has no option '{path[-1]}'.{suggest(str(path[-1]), known)}"

@@ -40,6 +40,7 @@ def test_a_good_source_has_no_notes(place):
         ("filters: [{quality: {model: model, label: 0, min: 0}}]", "5:143: data.train.filters[0].quality.model: ./model is a LlamaForCausalLM, and quality asks a classifier of texts"),
         ("filters: [{quality: {model: judge, label: great, min: 0}}]", "5:157: data.train.filters[0].quality.label: quality.label 'great' is no class of ./judge; it has 0 bad, 1 good"),
         ("filters: [{quality: {model: gone, label: 0, min: 0}}]", "5:143: data.train.filters[0].quality.model: ./gone: no config.json there; a model folder is needed"),
+        ("filters: [finish]", "5:132: data.train.filters[0] has no option 'finish'. Did you mean 'finished'?"),
         ("filters: [{lenght: {min: 0}}]", "5:133: data.train.filters[0] has no option 'lenght'. Did you mean 'length'?"),
         ("chat: true", "5:122: data.train.chat is true, but the teacher (./model) has no chat template; leave it out"),
         ("form: x", "5:122: data.train has no option 'form'. Did you mean 'from'?"),
