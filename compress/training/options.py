@@ -50,7 +50,9 @@ class TrainingOptions(Options):
         10, description="how often, over the run, the state is saved for a resume and validated, besides the end"
     )
     patience: Count | None = Field(
-        None, description="stop after so many validations without a lower loss, and keep the weights of the lowest"
+        None,
+        description="stop after so many validations without a lower loss, and keep the weights of the lowest; the schedule is that of the "
+        "whole run; of a quantized model those count whose codes no longer change",
     )
     report_to: tuple[Tracker, ...] = Field(
         (), description="where curves go besides the report; each needs its own package", exclude=True
