@@ -1,7 +1,5 @@
 """What check says of distill: layers that are not there, zero points that are none."""
 
-
-
 from __future__ import annotations
 
 from pathlib import Path
