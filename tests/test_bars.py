@@ -15,7 +15,7 @@ from tests import shipped
 from tests.tiny_run import apply
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
-IDS = ["teacher", "pruned", "student", "int8", "int4"]
+IDS = ["teacher", "pruned", "student", "int8", "int4", "healed"]
 WINDOWS, LENGTH = 96, 256
 
 pytestmark = pytest.mark.slow
