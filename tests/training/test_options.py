@@ -25,7 +25,7 @@ def test_tokens_or_epochs_say_how_long():
     assert TrainingOptions(tokens=100, length=64).tokens_to_read() == 164
     assert TrainingOptions(epochs=1).tokens_to_read() is None
     for wrong, found in (({}, "none"), ({"tokens": 8, "epochs": 1}, "both")):
-        with pytest.raises(ValidationError, match=f"needs tokens or epochs, got {found}"):
+        with pytest.raises(ValidationError, match=f"needs tokens or epochs, such as tokens: 1_000_000, got {found}"):
             TrainingOptions(**wrong)
 
 
