@@ -27,9 +27,7 @@ def look_at_distill(
         _layers(
             recipe, step, options.layers, [(step.source, configs.get(step.source)), ("teacher", configs["teacher"])]
         )
-    if options.zero_points == "learn" and symmetric.get(step.source, True) is not False:
-        if step.source in symmetric and symmetric[step.source] is None:
-            return
+    if options.zero_points == "learn" and symmetric.get(step.source, True):
         what = "has symmetric blocks" if step.source in symmetric else "is not quantized"
         message = f"needs a model quantized with symmetric: false, and '{step.source}' {what}; leave it out"
         recipe.document.complain((*step.path, "zero_points"), f"{step.where}.zero_points: learn {message}")

@@ -20,13 +20,12 @@ from torch.nn.utils import parametrize
 from compress.errors import StageError
 from compress.models import quantized
 from compress.models.folder import load_model, save_model
-from compress.models.grid import Grid, in_blocks, round_to_codes
+from compress.models.grid import Grid, in_blocks, middle, round_to_codes
 from compress.models.quantized import QuantizedFile, QuantizedWeight
 from compress.training.straight_through import inside_cells, integer_grid, round_to_grid, values_of_codes
 
 # Of the largest: an input that is never there lets its weights go nowhere that could be told.
 _SMALLEST_INPUT = 1e-3
-_MIDDLE = 8
 _GRID_PARAMETERS = ("scale_changes", "zero_changes")
 
 
@@ -35,7 +34,7 @@ class Rounding(nn.Module):
 
     Learned are the latent weights, times the size of the input that each meets (see `measure_inputs`), and changes of scales
     and zero points, in units of a weight, so that all go with one learning rate: with u the mean |scale| of the matrix at
-    the start, scale = start * exp(change / u) and zero point = start + change / u.
+    the start, times 16 in 8 bits, scale = start * exp(change / u) and zero point = start + change / u.
 
     Once `fix` was called codes and zero points stay, and the scales alone are learned.
 
@@ -59,7 +58,7 @@ class Rounding(nn.Module):
         self.register_buffer("start_scales", grid.scales, persistent=False)
         self.register_buffer("start_zeros", grid.zeros, persistent=False)
         # a step of four bits: the finer grid of eight goes as much slower
-        self.register_buffer("unit", grid.scales.abs().mean() * (stored.scheme.middle / _MIDDLE), persistent=False)
+        self.register_buffer("unit", grid.scales.abs().mean() * (stored.scheme.middle / middle(4)), persistent=False)
         shape = (*grid.scales.shape, stored.scheme.block)
         self.register_buffer("codes", torch.zeros(shape, dtype=torch.uint8))
         self.register_buffer("fixed", torch.tensor(False))

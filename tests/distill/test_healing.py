@@ -18,17 +18,14 @@ from compress.train.stage import run as train
 from compress.training import loop, trainer
 from compress.training.rounding import rounded_weights
 from tests.distill.test_stage import kl
-from tests.training.tiny_fit import LENGTH, Data, context, hashes, write_model
+from tests.training.tiny_fit import LENGTH, Data, context, hashes, trained_model, write_model
 
 OPTIONS = DistillOptions(tokens=40 * 4 * LENGTH, length=LENGTH, batch=4, checkpoints=4, learning_rate=3e-3)
 
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("teacher")
-    options = TrainOptions(tokens=60 * 4 * LENGTH, length=LENGTH, batch=4, checkpoints=0, learning_rate=1e-2)
-    train(options, context(folder, write_model(folder / "source")))
-    return folder / "target"
+    return trained_model(tmp_path_factory.mktemp("teacher"))
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from compress.training.objective import Batch
 from compress.training.windows import WindowSequence, load_examples
 from tests.references.distillation import slow_hidden_cosine, slow_hidden_mse
 from tests.references.training import slow_cross_entropy, slow_forward_kl
-from tests.training.tiny_fit import LENGTH, Data, context, hashes, write_model
+from tests.training.tiny_fit import LENGTH, Data, context, hashes, trained_model, write_model
 
 OPTIONS = DistillOptions(
     tokens=40 * 4 * LENGTH, length=LENGTH, batch=4, checkpoints=4, learning_rate=5e-3, loss="forward_kl"
@@ -34,10 +34,7 @@ OPTIONS = DistillOptions(
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("teacher")
-    options = TrainOptions(tokens=60 * 4 * LENGTH, length=LENGTH, batch=4, checkpoints=0, learning_rate=1e-2)
-    train(options, context(folder, write_model(folder / "source")))
-    return folder / "target"
+    return trained_model(tmp_path_factory.mktemp("teacher"))
 
 
 @pytest.fixture(scope="module")

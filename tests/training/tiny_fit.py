@@ -13,6 +13,8 @@ from compress.contract import Context
 from compress.data.corpus import Corpus
 from compress.models.options import StudentOptions
 from compress.models.scratch import make_scratch
+from compress.train.options import TrainOptions
+from compress.train.stage import run as train
 
 VOCABULARY, LENGTH = 60, 16
 SHAPE = {"layers": 2, "hidden": 32, "ffn": 48, "heads": 4, "kv_heads": 2, "context": 64}
@@ -63,6 +65,13 @@ def context(folder: Path, source: Path, data: Data | None = None, **more: object
         (folder / name).mkdir(parents=True, exist_ok=True)
     settings = {"seed": 0, "data": data or Data()} | more
     return Context(source=source, target=folder / "target", scratch=folder / "scratch", **settings)
+
+
+def trained_model(folder: Path) -> Path:
+    """Write a model that has learned the data into `folder` / target, from `folder` / source."""
+    options = TrainOptions(tokens=60 * 4 * LENGTH, length=LENGTH, batch=4, checkpoints=0, learning_rate=1e-2)
+    train(options, context(folder, write_model(folder / "source")))
+    return folder / "target"
 
 
 def hashes(folder: Path) -> dict[str, str]:
