@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 from collections.abc import Iterator
@@ -162,9 +163,13 @@ def _highlights(results: Json) -> Iterator[tuple[str, str, list[str]]]:
         ("fastest decode", "decode_tokens_per_second", -1),
         ("lowest perplexity", "perplexity", 1),
     ):
-        having = [(sign * found, index) for index, row in enumerate(rows) if (found := _value(row, name)) is not None]
-        if having:
-            best.setdefault(min(having)[1], []).append(what)
+        having = [
+            (sign * found, math.inf if (lost := _value(row, "perplexity")) is None else lost, index)
+            for index, row in enumerate(rows)
+            if (found := _value(row, name)) is not None
+        ]
+        if having:  # of equal ones, such as int4 and the same healed, the better
+            best.setdefault(min(having)[-1], []).append(what)
     for index, merits in best.items():
         said = ", ".join(merits)
         yield said[0].upper() + said[1:], title_of(rows[index]), list(_facts(results, rows[index]))

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from compress.report.page import inline_svg, write_page
+from compress.report.page import _highlights, inline_svg, write_page
 from compress.report.plots import draw
+from compress.report.results import title_of
 
 Json = dict[str, Any]
 VOID = {"meta", "link", "br", "img", "hr", "input"}
@@ -129,3 +130,13 @@ def test_an_inline_svg_follows_the_scheme_and_keeps_its_ids_to_itself() -> None:
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9" role="img" aria-label="A plot">'
         '<path id="a-p1" style="fill: var(--ink)" clip-path="url(#a-c)"/><use href="#a-p1"/></svg>'
     )
+
+
+def test_of_artifacts_of_one_size_the_better_is_named(results: Json) -> None:
+    shipped = [row for row in results["rows"] if row["format"] == "onnx" and row["id"] != "teacher"]
+    first, second = shipped[:2]
+    for row, perplexity in ((first, 9.0), (second, 2.0)):
+        row["size_bytes"] = 1
+        row["measurements"]["perplexity"]["value"] = perplexity
+    named = [title for what, title, _ in _highlights(results) if what.startswith("Smallest")]
+    assert named == [title_of(second)]
