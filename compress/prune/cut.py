@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from compress.models.families import Parameter, Shape, cut_config, family_of, parameters_of, shape_of
+from compress.models.layers import layers_of
 from compress.models.skeleton import empty_model
-from compress.prune.activation import layers_of
 from compress.prune.tokenizer import remap_ids
 
 Indices = Sequence[int]

@@ -25,11 +25,11 @@ from transformers.activations import ACT2FN
 from compress.contract import Progress
 from compress.models.families import family_of
 from compress.models.family import Weight
-from compress.prune.activation import layers_of, matrix, row_of
+from compress.models.layers import layers_of, matrix, row_of
+from compress.models.streams import Call, Trace, first_streams, forward, layer_calls, whole_batches
 from compress.prune.cut import Cut
 from compress.prune.gauss_newton import FeedForward, refined
 from compress.prune.least_squares import Moments, as_rows
-from compress.prune.streams import Call, Trace, first_streams, forward, layer_calls, whole_batches
 
 # One token in this many says how long a Gauss-Newton step is.
 _HELD_OUT = 8

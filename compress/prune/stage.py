@@ -15,9 +15,9 @@ from compress.contract import Context, Json, Outcome
 from compress.errors import ArtifactError, StageError
 from compress.models.families import Shape, family_of, shape_of
 from compress.models.folder import load_model, read_config, save_model, take_into_memory
+from compress.models.layers import layers_of
 from compress.models.pruning_record import write_record
 from compress.models.quantized import is_quantized
-from compress.prune.activation import layers_of
 from compress.prune.cut import Cut
 from compress.prune.facts import facts_of
 from compress.prune.graph import prove_group

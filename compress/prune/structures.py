@@ -12,7 +12,7 @@ from torch import Tensor
 from compress.contract import Progress
 from compress.models.families import Shape, parameters_of, shape_of
 from compress.models.family import Family
-from compress.prune.activation import BATCH, hooked, layers_of, stream_in
+from compress.models.layers import BATCH, hooked, layers_of, stream_in
 
 WIDTHS = ("ffn", "heads", "hidden")
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from compress.contract import silent
 from compress.models.families import family_of, shape_of
 from compress.models.family import Family
-from compress.prune.activation import ActivationScores, base_of, layers_of, matrix, row_of, run_base
+from compress.models.layers import base_of, layers_of, matrix, row_of, run_base
+from compress.prune.activation import ActivationScores
 from tests.references import pruning as slow
 from tests.references.tiny_families import ARCHITECTURES, CONFIGS, ENCODERS, tiny_model
 

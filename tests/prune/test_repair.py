@@ -14,8 +14,8 @@ from torch import Tensor
 from compress.contract import silent
 from compress.models.families import family_of, shape_of
 from compress.models.family import Family
+from compress.models.layers import layers_of, run_base
 from compress.prune import repair
-from compress.prune.activation import layers_of, run_base
 from compress.prune.cut import Cut, Kept
 from compress.prune.gauss_newton import FeedForward
 from compress.prune.least_squares import RIDGES

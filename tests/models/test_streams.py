@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from compress.models import streams
 from compress.models.families import family_of
 from compress.models.family import Family
-from compress.prune import streams
-from compress.prune.activation import layers_of, run_base
-from compress.prune.streams import Trace, batch_size
+from compress.models.layers import layers_of, run_base
+from compress.models.streams import Trace, batch_size
 from tests.references.tiny_families import CONFIGS, tiny_model
 
 IDS = torch.randint(3, 64, (16, 16), generator=torch.Generator().manual_seed(1))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from compress.models.family import Family
-from compress.prune.activation import BATCH, hooked, layers_of, run_base, stream_in, stream_out
+from compress.models.layers import BATCH, hooked, layers_of, run_base, stream_in, stream_out
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
