@@ -1,13 +1,14 @@
 """quantization.safetensors: the codes, scales and zero points of every quantized weight of a model folder.
 
-One grid for every method: weight = scale * (code - zero), in blocks along the input axis. The layout is that of the
-inputs of ONNX Runtime's MatMulNBits, so that `export` copies bytes and never quantizes again. Imports no torch.
+One grid for every method: weight = scale * (code - zero), in blocks along the input axis, codes of 2, 4 or 8 bits. The layout is
+that of the inputs of ONNX Runtime's MatMulNBits, so that `export` copies bytes and never quantizes again. Imports no torch.
 
 For a weight NAME of shape [N, K], with G = ceil(K / block):
 
-NAME.codes        uint8   [N, G, block * bits / 8]  low nibble first; a short last block is padded with the zero's code
-NAME.scales       float32 [N, G]
-NAME.zero_points  uint8   [N, ceil(G * bits / 8)]   low nibble first; only where the scheme is not symmetric
+NAME.codes         uint8   [N, G, ceil(block * bits / 8)]  low bits first; a short last block is padded with the zero's code
+NAME.scales        float32 [N, G]
+NAME.zero_points   uint8   [N, ceil(G * bits / 8)]  low bits first; only where the scheme is not symmetric
+NAME.input_range   float32 [2]  lowest and highest input that 8 bits hold; only where activations are static
 """
 
 from __future__ import annotations
@@ -42,17 +43,23 @@ _CLASSES: Mapping[str, tuple[str, ...]] = {
 
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
-Precision = Literal["fp32", "int8", "int4", "mixed"]
+Precision = Literal["fp32", "int8", "int4", "int2", "mixed"]
+Activations = Literal["none", "dynamic", "static"]
 
 
 @dataclass(frozen=True)
 class Scheme:
-    """The grid of one weight of shape [N, K]: bits of a code, weights in a block, zero points or none."""
+    """The grid of one weight of shape [N, K]: bits of a code, weights in a block, zero points or none.
+
+    A block of K weights is a scale for each output channel. activations: what becomes of the input that the weight is
+    multiplied with: `none` (the runtime's own choice), `dynamic` (8 bits, range taken as it runs) or `static` (8 bits, range known).
+    """
 
     bits: int
     block: int
     symmetric: bool
     shape: tuple[int, int]
+    activations: Activations = "none"
 
     @property
     def groups(self) -> int:
@@ -73,6 +80,7 @@ class QuantizedWeight:
     codes: Bytes
     scales: Floats
     zero_points: Bytes | None = None
+    input_range: tuple[float, float] | None = None
 
     @property
     def stored_bytes(self) -> int:
@@ -81,32 +89,48 @@ class QuantizedWeight:
 
 
 def pack(codes: Bytes, bits: int) -> Bytes:
-    """Pack codes [..., n] of 4 or 8 bits into bytes [..., ceil(n * bits / 8)], low nibble first; an odd rest is 0."""
-    if bits == 8:
-        return codes
-    if codes.shape[-1] % 2:
-        codes = np.concatenate([codes, np.zeros_like(codes[..., :1])], axis=-1)
-    return np.bitwise_or(codes[..., 0::2], np.left_shift(codes[..., 1::2], 4), dtype=np.uint8)
+    """Pack codes [..., n] of 2, 4 or 8 bits into bytes [..., ceil(n * bits / 8)], low bits first; what is left of the last is 0."""
+    each = 8 // bits
+    if missing := -codes.shape[-1] % each:
+        codes = np.concatenate([codes, np.zeros((*codes.shape[:-1], missing), np.uint8)], axis=-1)
+    parts = codes.reshape(*codes.shape[:-1], -1, each)
+    packed = parts[..., 0].copy()
+    for place in range(1, each):
+        packed |= np.left_shift(parts[..., place], place * bits, dtype=np.uint8)
+    return packed
 
 
 def unpack(packed: Bytes, bits: int, count: int) -> Bytes:
     """Return the first `count` codes [..., count] of what `pack` made."""
     if bits == 8:
         return packed[..., :count]
-    codes = np.stack([packed & 15, packed >> 4], axis=-1)
-    return codes.reshape(*packed.shape[:-1], packed.shape[-1] * 2)[..., :count]
+    mask = (1 << bits) - 1
+    codes = np.stack([(packed >> shift) & mask for shift in range(0, 8, bits)], axis=-1)
+    return codes.reshape(*packed.shape[:-1], -1)[..., :count]
 
 
-def store(scheme: Scheme, codes: Bytes, scales: Floats, zero_points: Bytes | None) -> QuantizedWeight:
+def store(
+    scheme: Scheme,
+    codes: Bytes,
+    scales: Floats,
+    zero_points: Bytes | None,
+    input_range: tuple[float, float] | None = None,
+) -> QuantizedWeight:
     """Pack one weight: codes [N, G, block] with the padding filled in, scales [N, G], zero points [N, G] or None."""
     rows, groups = scheme.shape[0], scheme.groups
     if codes.shape != (rows, groups, scheme.block) or scales.shape != (rows, groups):
         raise ValueError(f"codes {codes.shape} and scales {scales.shape} do not fit {scheme}")
     if scheme.symmetric != (zero_points is None):
         raise ValueError("a symmetric scheme has no zero points, an asymmetric one has them")
+    if (scheme.activations == "static") != (input_range is not None):
+        raise ValueError("static activations have a range of inputs, others have none")
     zeros = None if zero_points is None else np.ascontiguousarray(pack(zero_points, scheme.bits))
     return QuantizedWeight(
-        scheme, np.ascontiguousarray(pack(codes, scheme.bits)), np.ascontiguousarray(scales, np.float32), zeros
+        scheme,
+        np.ascontiguousarray(pack(codes, scheme.bits)),
+        np.ascontiguousarray(scales, np.float32),
+        zeros,
+        input_range,
     )
 
 
@@ -143,6 +167,8 @@ def write(folder: Path, weights: Mapping[str, QuantizedWeight], left_out: Sequen
         tensors[f"{name}.scales"] = weight.scales
         if weight.zero_points is not None:
             tensors[f"{name}.zero_points"] = weight.zero_points
+        if weight.input_range is not None:
+            tensors[f"{name}.input_range"] = np.array(weight.input_range, np.float32)
     schemes = {name: asdict(weight.scheme) for name, weight in weights.items()}
     said = {"schema": SCHEMA, "weights": schemes, "left_out": sorted(left_out)}
     path = folder / FILE
@@ -164,11 +190,12 @@ class Schemes:
 
     @property
     def precision(self) -> Precision:
-        """Return int8 or int4 where every matrix has those bits, else mixed."""
+        """Return int8, int4 or int2 where every matrix has those bits, else mixed."""
         found = {scheme.bits for scheme in self.weights.values()}
         if self.left_out or len(found) != 1:
             return "mixed"
-        return "int8" if found == {8} else "int4"
+        names: dict[int, Precision] = {8: "int8", 4: "int4", 2: "int2"}
+        return names[found.pop()]
 
 
 def read_schemes(folder: Path) -> Schemes:
@@ -185,7 +212,13 @@ def read_schemes(folder: Path) -> Schemes:
         if said["schema"] != SCHEMA:
             raise ArtifactError(f"{path}: schema {said['schema']}, this version reads {SCHEMA}")
         schemes = {
-            name: Scheme(entry["bits"], entry["block"], entry["symmetric"], (entry["shape"][0], entry["shape"][1]))
+            name: Scheme(
+                entry["bits"],
+                entry["block"],
+                entry["symmetric"],
+                (entry["shape"][0], entry["shape"][1]),
+                entry.get("activations", "none"),
+            )
             for name, entry in said["weights"].items()
         }
         return Schemes(schemes, tuple(said["left_out"]))
@@ -223,6 +256,11 @@ class QuantizedFile:
         """Return one weight as it is stored."""
         scheme = self.schemes.weights[name]
         zeros = None if scheme.symmetric else self._file.get_tensor(f"{name}.zero_points")
+        span = self._file.get_tensor(f"{name}.input_range").tolist() if scheme.activations == "static" else None
         return QuantizedWeight(
-            scheme, self._file.get_tensor(f"{name}.codes"), self._file.get_tensor(f"{name}.scales"), zeros
+            scheme,
+            self._file.get_tensor(f"{name}.codes"),
+            self._file.get_tensor(f"{name}.scales"),
+            zeros,
+            None if span is None else (span[0], span[1]),
         )
