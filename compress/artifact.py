@@ -156,18 +156,18 @@ def finish(temporary: Path, target: Path, made: Mapping[str, Any], said: Mapping
         path = temporary / name
         path.chmod(readable)
         files[name.as_posix()] = {"size": path.stat().st_size, "sha256": sha256_of(path)}
-        _flush(path)
+        flush(path)
     entry = {"schema": SCHEMA, "key": key_of(made), "made": dict(made), **said, "files": files}
     write_text(temporary / MANIFEST, json.dumps(entry, indent=1, sort_keys=True, allow_nan=False) + "\n")
     for folder in (path for path in temporary.rglob("*") if path.is_dir()):
-        _flush(folder)
+        flush(folder)
     target.parent.mkdir(parents=True, exist_ok=True)
     discarded = target.with_name(DISCARDED + target.name)
     _remove(discarded)
     if target.exists():
         target.rename(discarded)
     temporary.rename(target)
-    _flush(target.parent)
+    flush(target.parent)
     _remove(discarded)
     artifact = read(target)
     if artifact is None:
@@ -213,10 +213,11 @@ def write_text(path: Path, text: str) -> None:
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
-    _flush(path.parent)
+    flush(path.parent)
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
     if os.name != "posix" and path.is_dir():
         return
     handle = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)

@@ -30,7 +30,7 @@ def find_needs(document: Document, head: Head, steps: Sequence[Step], broken: fr
         if not has_teacher and (step.stage.teacher or step.source == "teacher"):
             what = "needs" if step.stage.teacher else "from teacher needs"
             document.complain(step.path, f"{step.where} {what} a teacher, the recipe has none")
-        for part in step.stage.needs:
+        for part in step.stage.needs_of(step.options) if step.valid else ():
             if not has_train and getattr(head.data, part) is None:
                 needed = part if part == "train" else f"{part} (or data.train, from which it is taken)"
                 document.complain(step.path, f"{step.where} needs data.{needed}, the recipe has none")

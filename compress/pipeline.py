@@ -154,7 +154,7 @@ def _start(run: Run, teacher: Node | None) -> Node:
 
 def _made(run: Run, step: Step, parent: Node, teacher: Node | None) -> Json:
     stage = step.stage
-    parts = [*stage.needs, *(part for part in stage.reads if run.data.has(part))]
+    parts = [*stage.needs_of(step.options), *(part for part in stage.reads if run.data.has(part))]
     return {
         "stage": stage.word,
         "revision": stage.revision,

@@ -11,7 +11,8 @@ from compress.export import options as export
 from compress.options import Options
 from compress.prune.options import PruneOptions
 from compress.prune.plan import plan as plan_prune
-from compress.quantize import options as quantize
+from compress.quantize.options import QuantizeOptions
+from compress.quantize.schemes import plan as plan_quantize
 from compress.train.options import TrainOptions
 
 Plan = Callable[[Any, dict[str, Any]], dict[str, Any]]
@@ -28,6 +29,7 @@ class Stage:
     reads     parts of the data that it uses where the recipe has them
     teacher   whether it asks the teacher
     plan      config.json before -> config.json after, or ValueError; no torch
+    reads_text  whether these options make the stage read what it `needs`; None: it always does
     """
 
     word: str
@@ -41,6 +43,15 @@ class Stage:
     teacher: bool = False
     quantized_source: bool = False
     plan: Plan | None = None
+    reads_text: Callable[[Any], bool] | None = None
+
+    def needs_of(self, options: Any) -> tuple[str, ...]:
+        """Return the parts of the data without which the stage cannot do what its options say."""
+        return self.needs if self.reads_text is None or self.reads_text(options) else ()
+
+
+def _reads_text(options: QuantizeOptions) -> bool:
+    return options.reads_text
 
 
 def _rows() -> tuple[Stage, ...]:
@@ -78,10 +89,13 @@ def _rows() -> tuple[Stage, ...]:
         ),
         Stage(
             "quantize",
-            "put every matrix on an int8 or int4 grid in blocks",
-            quantize.QuantizeOptions,
+            "put every matrix on a grid of 2, 4 or 8 bits in blocks",
+            QuantizeOptions,
             "compress.quantize.stage:run",
-            plan=quantize.plan,
+            revision=2,
+            needs=("calibration",),
+            plan=plan_quantize,
+            reads_text=_reads_text,
         ),
         Stage(
             "export",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -168,6 +169,22 @@ def take_into_memory(model: Any, folder: Path) -> None:
                 stored = file.get_tensor(name)
                 if (stored.dtype, stored.shape) == (parameter.dtype, parameter.shape):
                     parameter.data = stored.to(parameter.device, copy=True)
+
+
+def stored_weights(folder: Path, names: Collection[str]) -> Iterator[tuple[str, Any]]:
+    """Yield the weights of these names as the folder's files hold them; names that are not there are passed over.
+
+    Memory: one weight.
+    """
+    from safetensors import safe_open
+
+    for path in weight_files(folder):
+        with safe_open(path, framework="pt") as file:
+            found = [name for name in file.keys() if name in names]  # noqa: SIM118
+        for name in found:
+            # opened anew for each weight, so that the pages of one at a time are held
+            with safe_open(path, framework="pt") as file:
+                yield name, file.get_tensor(name)
 
 
 def save_model(model: Any, folder: Path, tokenizer_from: Path) -> None:

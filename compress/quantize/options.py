@@ -2,58 +2,109 @@
 
 from __future__ import annotations
 
-from fnmatch import fnmatchcase
-from typing import Any, Literal, get_args
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from compress.models.family_table import FAMILIES
-from compress.options import Options
+from compress.data.options import Count
+from compress.options import Options, must_be
 
+Bits = Literal[2, 4, 8]
 Block = Literal[16, 32, 64, 128, 256]
-# Their layers store weights with the input axis first (Conv1D), and no export takes them.
-TRANSPOSED_FAMILIES = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
-_TIED_NAMES = ("model.embed_tokens.weight", "lm_head.weight")
+Positive = Annotated[float, Field(gt=0)] | Annotated[int, Field(gt=0)]
+_BITS = must_be("2, 4 or 8, or {budget: …}")
+
+
+class Budget(Options):
+    """Bits chosen for each weight, so that all matrices together stay within an average."""
+
+    budget: Positive = Field(
+        description="bits of a weight on the average of all matrices, scales, zero points and what stays in float counted"
+    )
+
+
+class WeightOptions(Options):
+    """What is otherwise for the weights that a pattern matches; what is not said is as for all."""
+
+    bits: Bits | None = Field(None, description="bits of a code")
+    block: Block | None = Field(None, description="weights that share a scale")
+    symmetric: bool | None = Field(None, description="true: no zero points; false: a zero point for each block")
+    activations: Literal["none", "dynamic", "static"] | None = Field(None, description="as for all")
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if not self.model_fields_set:
+            raise ValueError("needs at least one of bits, block, symmetric, activations")
+        return self
+
+
+class Calibration(Options):
+    """How much calibration text is read."""
+
+    windows: Count = Field(256, description="windows of tokens")
+    length: Count = Field(256, description="tokens of a window")
+
+
+class GptqOptions(Options):
+    """How GPTQ goes."""
+
+    damping: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.01, description="part of the mean of the Hessian's diagonal that is added to it"
+    )
+    activation_order: bool = Field(True, description="channels that carry most are rounded first")
+    target: Literal["stream", "own"] = Field(
+        "stream",
+        description="stream: weights aim at the float model's stream, so that errors of earlier layers are made good; "
+        "own: at what the float weights say of the inputs at hand",
+    )
+    refine: Annotated[int, Field(ge=0, le=16)] = Field(
+        2, description="rounds of scales fitted to the codes, and codes to the scales; 0: GPTQ as published"
+    )
 
 
 class QuantizeOptions(Options):
     """Put every matrix, embedding and lm_head included, on an integer grid in blocks along the input axis."""
 
-    bits: Literal[4, 8] = Field(description="bits of a code")
-    method: Literal["rtn"] = Field("rtn", description="rtn: round to nearest, with the scale that a search finds best")
+    bits: Annotated[Bits | Budget, _BITS] | None = Field(
+        None, description="bits of a code, or {budget: 4.5} for a choice by weight"
+    )
+    size_mb: Positive | None = Field(
+        None, description="megabytes (1,000,000 bytes) of all matrices as stored, in place of bits: a choice by weight"
+    )
+    method: Literal["rtn", "gptq"] = Field(
+        "rtn",
+        description="rtn: round to nearest, with the scale that a search finds best; gptq: on calibration text, layer by layer, "
+        "each weight rounded so that others make its error good",
+    )
     block: Block = Field(32, description="weights that share a scale")
     symmetric: bool = Field(True, description="true: no zero points; false: a zero point for each block")
+    weights: dict[str, WeightOptions] = Field(
+        default_factory=dict,
+        description="patterns (as in a shell) of weights that are treated otherwise, such as "
+        '{"*embed_tokens*": {bits: 8}}; the last one that matches holds; each must match one',
+    )
     leave_out: tuple[str, ...] = Field(
         (), description="patterns (as in a shell) of weights that stay in float; each must match one"
     )
+    calibration: Calibration = Field(Calibration(), description="for gptq, and for a choice by weight")
+    gptq: GptqOptions = Field(GptqOptions(), description="how gptq goes")
 
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if (self.bits is None) == (self.size_mb is None):
+            raise ValueError("needs exactly one of bits, size_mb")
+        if self.method != "gptq" and "gptq" in self.model_fields_set:
+            raise ValueError(f"gptq says how that method goes, and method is {self.method}; leave it out")
+        if self.method == "rtn" and not self.chooses and "calibration" in self.model_fields_set:
+            raise ValueError("calibration: method rtn reads no text; leave it out, or use method: gptq")
+        return self
 
-def plan(options: QuantizeOptions, config: dict[str, Any]) -> dict[str, Any]:
-    """Return the config of the quantized folder, which is the model's own.
+    @property
+    def reads_text(self) -> bool:
+        """Whether calibration text is needed."""
+        return self.method != "rtn" or self.chooses
 
-    Raises ValueError where the model cannot be quantized so.
-    """
-    model_type = config.get("model_type", "")
-    if model_type in TRANSPOSED_FAMILIES:
-        raise ValueError(
-            f"quantize does not take models of type {model_type!r}: their layers store weights with the input axis first "
-            "and no ONNX export takes them; start from a Llama-like model"
-        )
-    family, tied = FAMILIES.get(model_type), config.get("tie_word_embeddings")
-    if tied is None:
-        tied = family is not None and family.tied
-    width = config.get("hidden_size")
-    left_out = any(fnmatchcase(name, pattern) for name in _TIED_NAMES for pattern in options.leave_out)
-    if tied and isinstance(width, int) and width % options.block and not left_out:
-        raise ValueError(
-            f"quantize.block {options.block} does not divide the width {width} of the tied embedding; {_advice(width, options)}"
-        )
-    return dict(config)
-
-
-def _advice(width: int, options: QuantizeOptions) -> str:
-    legal = [block for block in get_args(Block) if width % block == 0]
-    if not legal:
-        return f"no block does; leave it out: leave_out: [{_TIED_NAMES[0]}]"
-    nearest = min(legal, key=lambda block: (abs(block - options.block), block))
-    return f"the nearest block that does is {nearest}"
+    @property
+    def chooses(self) -> bool:
+        """Whether bits are chosen by weight."""
+        return self.size_mb is not None or isinstance(self.bits, Budget)

@@ -5,6 +5,8 @@ holds the extreme weight), and the neighbours of the zero point on an asymmetric
 closed form: with steps q = code - zero, scale = <w, q> / <q, q>, and the error is <w, w> - <w, q>^2 / <q, q>. So candidates are
 compared by their refitted error, and the best one is refined by rounding and refitting in turn.
 
+With an importance for each input channel, such as the mean square of what it carries, squares are weighted by it.
+
 Numerics: float32. The result is compared with the plain grid (largest |weight|, or range) block by block, and the plain
 one stays where it is not beaten: never worse than plain rounding.
 Memory: about a dozen times `_CHUNK` floats, whatever the size of the matrix.
@@ -27,12 +29,15 @@ from compress.models.grid import (
     nonzero,
     round_to_codes,
     squared_error,
+    values,
 )
 
 _CHUNK = 1 << 19
 _REFITS = 3
 # The part of the plain range that a candidate keeps. More bits lose more by clipping and less by wide steps.
-_RATIOS = {4: (0.5, 1.05, 28), 8: (0.9, 1.01, 23)}
+_RATIOS = {2: (0.4, 1.05, 40), 4: (0.5, 1.05, 28), 8: (0.9, 1.01, 23)}
+# Of the mean importance, added to each, so that a channel that carries nothing is still rounded to something near.
+_LEAST_IMPORTANCE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -44,15 +49,20 @@ class Rounded:
     zeros: Tensor
 
 
-def round_to_nearest(weight: Tensor, bits: int, block: int, symmetric: bool) -> Rounded:
+def round_to_nearest(
+    weight: Tensor, bits: int, block: int, symmetric: bool, importance: Tensor | None = None
+) -> Rounded:
     """Return codes, scales and zeros of a matrix [N, K] whose squared error the search found least, block by block.
+
+    importance   of each input channel: [K], not negative; None: all alike
 
     Raises ValueError where a weight is not finite.
     """
     if not bool(torch.isfinite(weight).all()):
         raise ValueError("holds values that are not finite")
     rows = max(1, _CHUNK // max(1, weight.shape[1]))
-    parts = [_round_rows(part, bits, block, symmetric) for part in torch.split(weight.detach().float(), rows)]
+    weights = None if importance is None else _weights(importance, block)
+    parts = [_round_rows(part, bits, block, symmetric, weights) for part in torch.split(weight.detach().float(), rows)]
     return Rounded(
         torch.cat([part.codes for part in parts]),
         torch.cat([part.scales for part in parts]),
@@ -60,12 +70,20 @@ def round_to_nearest(weight: Tensor, bits: int, block: int, symmetric: bool) -> 
     )
 
 
-def _round_rows(weight: Tensor, bits: int, block: int, symmetric: bool) -> Rounded:
+def _weights(importance: Tensor, block: int) -> Tensor | None:
+    """Return the importance in blocks [1, G, block], 1 in the middle; None where it is 0 throughout."""
+    mean = importance.double().mean()
+    if not bool(mean > 0):
+        return None
+    return in_blocks((importance.double() / mean + _LEAST_IMPORTANCE).float()[None], block)
+
+
+def _round_rows(weight: Tensor, bits: int, block: int, symmetric: bool, weights: Tensor | None) -> Rounded:
     blocks = in_blocks(weight, block)
     plain = max_abs_grid(blocks, bits) if symmetric else min_max_grid(blocks, bits)
     candidates = _symmetric_grids(blocks, bits) if symmetric else _asymmetric_grids(blocks, plain)
-    found = _best(blocks, plain, candidates)
-    grid, codes = _refine(blocks, plain, found)
+    found = _best(blocks, plain, candidates, weights)
+    grid, codes = _refine(blocks, plain, found, weights)
     return Rounded(codes.to(torch.uint8), grid.scales, grid.zeros.to(torch.uint8))
 
 
@@ -93,21 +111,23 @@ def _asymmetric_grids(blocks: Tensor, plain: Grid) -> Iterator[Grid]:
             yield Grid(plain.bits, scales, (centre + shift).clamp(0, top))
 
 
-def _refit(blocks: Tensor, codes: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+def _refit(blocks: Tensor, codes: Tensor, grid: Grid, weights: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return the least-squares scales for the codes, and the part of <w, w> that they explain (more is better)."""
     steps = codes - grid.zeros.unsqueeze(-1)
-    product = torch.linalg.vecdot(blocks, steps)
-    norm = torch.linalg.vecdot(steps, steps)
-    scales = torch.where(norm > 0, product / norm.clamp(min=1), grid.scales)
+    weighted = steps if weights is None else steps * weights
+    product = torch.linalg.vecdot(blocks, weighted)
+    norm = torch.linalg.vecdot(steps, weighted)
+    least = 1.0 if weights is None else torch.finfo(norm.dtype).tiny
+    scales = torch.where(norm > 0, product / norm.clamp(min=least), grid.scales)
     return nonzero(scales), product * scales
 
 
-def _best(blocks: Tensor, plain: Grid, candidates: Iterator[Grid]) -> Grid:
+def _best(blocks: Tensor, plain: Grid, candidates: Iterator[Grid], weights: Tensor | None) -> Grid:
     """Return, for each block, the refitted candidate that explains most."""
     scales, zeros = plain.scales, plain.zeros
     most = torch.full_like(scales, -1.0)
     for grid in candidates:
-        refitted, explained = _refit(blocks, round_to_codes(blocks, grid), grid)
+        refitted, explained = _refit(blocks, round_to_codes(blocks, grid), grid, weights)
         better = explained > most
         most = torch.where(better, explained, most)
         scales = torch.where(better, refitted, scales)
@@ -115,19 +135,25 @@ def _best(blocks: Tensor, plain: Grid, candidates: Iterator[Grid]) -> Grid:
     return Grid(plain.bits, scales, zeros)
 
 
-def _refine(blocks: Tensor, plain: Grid, found: Grid) -> tuple[Grid, Tensor]:
+def _refine(blocks: Tensor, plain: Grid, found: Grid, weights: Tensor | None) -> tuple[Grid, Tensor]:
     """Round and refit in turn; keep, for each block, the best grid seen, the plain one included."""
     best, codes = plain, round_to_codes(blocks, plain)
-    least = squared_error(blocks, codes, best)
+    least = _error(blocks, codes, best, weights)
     grid = found
     for _ in range(_REFITS):
         rounded = round_to_codes(blocks, grid)
-        error = squared_error(blocks, rounded, grid)
+        error = _error(blocks, rounded, grid, weights)
         better = error < least
         least = torch.where(better, error, least)
         codes = torch.where(better.unsqueeze(-1), rounded, codes)
         best = Grid(
             best.bits, torch.where(better, grid.scales, best.scales), torch.where(better, grid.zeros, best.zeros)
         )
-        grid = Grid(grid.bits, _refit(blocks, rounded, grid)[0], grid.zeros)
+        grid = Grid(grid.bits, _refit(blocks, rounded, grid, weights)[0], grid.zeros)
     return best, codes
+
+
+def _error(blocks: Tensor, codes: Tensor, grid: Grid, weights: Tensor | None) -> Tensor:
+    if weights is None:
+        return squared_error(blocks, codes, grid)
+    return (values(codes, grid) - blocks).square_().mul_(weights).sum(-1)

@@ -1,4 +1,4 @@
-"""The verb `quantize`: every matrix of a causal language model on an integer grid.
+"""The verb `quantize`: every matrix of a language model on an integer grid.
 
 The target folder holds the model with dequantized weights, which opens like any other, and quantization.safetensors with
 the codes, which export packs into ONNX.
@@ -8,60 +8,55 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from compress.contract import Context, Json, Outcome, Skipped
+from compress.contract import Context, Outcome
 from compress.errors import StageError
 from compress.models import quantized
-from compress.models.folder import load_model, read_config, save_model
-from compress.quantize.options import QuantizeOptions, plan
+from compress.models.folder import load_model, read_config, save_model, stored_weights, take_into_memory
+from compress.models.quantized import QuantizedWeight, Scheme
+from compress.quantize.by_layer import Calibration, round_by_layer, stored
+from compress.quantize.facts import Errors, facts_of, float_bytes, skipped_of
+from compress.quantize.finished import put
+from compress.quantize.options import QuantizeOptions
 from compress.quantize.rtn import round_to_nearest
-
-_FLOAT_BITS = 32
-_SHOWN_NAMES = 4
-
-
-@dataclass(frozen=True)
-class Matrix:
-    """A weight to quantize, with every name it goes by: a tied embedding is the lm_head too."""
-
-    names: tuple[str, ...]
-    weight: Tensor
-
-    @property
-    def name(self) -> str:
-        """Return the first name."""
-        return self.names[0]
-
-
-@dataclass
-class _Errors:
-    """Squared error and squared weights, by weight class."""
-
-    error: dict[str, float]
-    weight: dict[str, float]
-
-    def add(self, name: str, before: Tensor, after: Tensor) -> None:
-        for key in (quantized.weight_class(name), "all"):
-            difference = (after - before).double()
-            self.error[key] = self.error.get(key, 0.0) + float(difference.square().sum())
-            self.weight[key] = self.weight.get(key, 0.0) + float(before.double().square().sum())
-
-    def relative(self) -> Json:
-        return {key: significant(self.error[key] / max(self.weight[key], 1e-300)) for key in sorted(self.error)}
+from compress.quantize.schemes import SHOWN_NAMES, Matrix, assign, plan
 
 
 def run(options: QuantizeOptions, context: Context) -> Outcome:
     """Quantize every matrix of context.source into context.target.
 
-    Raises StageError where the model is quantized already, a pattern matches nothing, or a weight cannot be quantized.
+    Raises StageError where the model is quantized already, a pattern matches nothing, a weight cannot be quantized, or there is no
+    text to calibrate on.
     """
+    _check(options, context)
+    ids = _windows(options, context) if options.reads_text else None
+    model = load_model(context.source, context.device)
+    take_into_memory(model, context.source)
+    matrices, weights = list_matrices(model)
+    try:
+        found = assign(options, matrices)
+    except ValueError as error:
+        raise StageError(str(error)) from error
+    _refuse_unfit(model, [matrix for matrix in matrices if matrix.name in found.schemes])
+    if ids is None:
+        done = _to_nearest(weights, found.schemes, context)
+    else:
+        calibration = Calibration(ids, context.scratch, context.seed)
+        done = round_by_layer(model, found.schemes, options, calibration, context.progress)
+    errors = Errors()
+    for name, weight in stored_weights(context.source, found.schemes):
+        errors.add(name, weight, weights[name].detach().cpu())
+    save_model(model, context.target, context.source)
+    quantized.write(context.target, done, sorted(found.left_out))
+    floats = float_bytes({matrix.name: matrix.shape for matrix in matrices if matrix.name in found.left_out})
+    return Outcome(facts_of(done, floats, errors), skipped_of(done, floats, found.left_out))
+
+
+def _check(options: QuantizeOptions, context: Context) -> None:
     if quantized.is_quantized(context.source):
         raise StageError(
             f"{context.source}: the model is quantized already ({quantized.precision(context.source)}); quantize the model "
@@ -71,57 +66,35 @@ def run(options: QuantizeOptions, context: Context) -> Outcome:
         plan(options, read_config(context.source))
     except ValueError as error:
         raise StageError(f"{context.source}: {error}") from error
-    model = load_model(context.source)
-    matrices = list_matrices(model)
-    left_out = match_left_out(matrices, options.leave_out)
-    chosen = [matrix for matrix in matrices if matrix.name not in left_out]
-    _refuse_unfit(model, chosen)
-    with _one_thread():
-        stored, errors = _quantize(chosen, options, context)
-    save_model(model, context.target, context.source)
-    quantized.write(context.target, stored, sorted(left_out))
-    float_bytes = {
-        matrix.name: matrix.weight.numel() * _FLOAT_BITS // 8 for matrix in matrices if matrix.name in left_out
-    }
-    return Outcome(_facts(stored, float_bytes, errors), _skipped(stored, float_bytes, left_out))
+    if options.reads_text and context.data is None:
+        raise StageError(
+            "quantize: needs calibration text; give the recipe data.calibration or data.train, or use method: rtn"
+        )
 
 
-def list_matrices(model: Any) -> list[Matrix]:
-    """Return every weight of two dimensions or more, each once, in the model's order."""
+def _windows(options: QuantizeOptions, context: Context) -> Tensor:
+    """Return calibration windows [N, T]."""
+    assert context.data is not None
+    length, count = options.calibration.length, options.calibration.windows
+    found, _ = context.data("calibration", context.source, length * count).windows(length, count)
+    if not len(found):
+        raise StageError(
+            f"quantize: the calibration text has no window of {length} tokens; "
+            "give more text, or a smaller calibration.length"
+        )
+    return torch.from_numpy(found.copy())
+
+
+def list_matrices(model: Any) -> tuple[list[Matrix], dict[str, Tensor]]:
+    """Return every weight of two dimensions or more, each once, in the model's order, and the weights by first name."""
     names: dict[int, list[str]] = {}
     weights: dict[int, Tensor] = {}
     for name, weight in model.named_parameters(remove_duplicate=False):
         if weight.ndim >= 2:
             names.setdefault(id(weight), []).append(name)
             weights[id(weight)] = weight
-    return [Matrix(tuple(found), weights[key]) for key, found in names.items()]
-
-
-def match_left_out(matrices: Sequence[Matrix], patterns: Sequence[str]) -> dict[str, str]:
-    """Return the name of each matrix that a pattern matches, with that pattern.
-
-    Raises StageError for a pattern that matches none, and where nothing would be left to quantize.
-    """
-    found: dict[str, str] = {}
-    for pattern in patterns:
-        matched = [matrix.name for matrix in matrices if any(fnmatchcase(name, pattern) for name in matrix.names)]
-        if not matched:
-            examples = ", ".join(_spread([matrix.name for matrix in matrices]))
-            raise StageError(f"quantize.leave_out: {pattern!r} matches no weight; there are, for example, {examples}")
-        found |= {name: found.get(name, pattern) for name in matched}
-    if len(found) == len(matrices):
-        raise StageError("quantize.leave_out matches every weight; nothing is left to quantize")
-    return found
-
-
-def significant(value: float, digits: int = 4) -> float:
-    """Return the value rounded to significant digits, so that facts do not change with the last bit of a sum."""
-    return float(f"{value:.{digits}g}")
-
-
-def _spread(names: Sequence[str]) -> list[str]:
-    step = max(1, len(names) // _SHOWN_NAMES)
-    return list(names[::step][:_SHOWN_NAMES])
+    found = [Matrix(tuple(same), tuple(weights[key].shape)) for key, same in names.items()]
+    return found, {same[0]: weights[key] for key, same in names.items()}
 
 
 @contextmanager
@@ -143,67 +116,29 @@ def _refuse_unfit(model: Any, chosen: Sequence[Matrix]) -> None:
             f"{transposed[0]} and {len(transposed) - 1} more layers store their weights with the input axis first (Conv1D): "
             "no export takes such a model; start from a Llama-like model"
         )
-    deep = [matrix.name for matrix in chosen if matrix.weight.ndim > 2]
+    deep = [matrix.name for matrix in chosen if len(matrix.shape) > 2]
     if deep:
         raise StageError(
-            f"{len(deep)} weights have more than two dimensions, {', '.join(deep[:_SHOWN_NAMES])}: blocks along an input axis "
+            f"{len(deep)} weights have more than two dimensions, {', '.join(deep[:SHOWN_NAMES])}: blocks along an input axis "
             "are made of matrices only; name them in quantize.leave_out to keep them in float"
         )
 
 
-def _quantize(
-    chosen: Sequence[Matrix], options: QuantizeOptions, context: Context
-) -> tuple[dict[str, quantized.QuantizedWeight], _Errors]:
-    """Put the dequantized weights into the model, and return what is stored."""
-    stored: dict[str, quantized.QuantizedWeight] = {}
-    errors = _Errors({}, {})
-    total = sum(matrix.weight.numel() for matrix in chosen)
-    done = 0
-    for matrix in chosen:
-        weight = matrix.weight.detach()
-        try:
-            rounded = round_to_nearest(weight, options.bits, options.block, options.symmetric)
-        except ValueError as error:
-            raise StageError(f"{matrix.name}: {error}; the model is damaged, train or load it again") from error
-        scheme = quantized.Scheme(options.bits, options.block, options.symmetric, (weight.shape[0], weight.shape[1]))
-        zeros = None if options.symmetric else rounded.zeros.numpy()
-        entry = quantized.store(scheme, rounded.codes.numpy(), rounded.scales.numpy(), zeros)
-        values = torch.from_numpy(quantized.dequantize(entry))
-        errors.add(matrix.name, weight, values)
-        weight.copy_(values)
-        stored[matrix.name] = entry
-        done += weight.numel()
-        context.progress(done, total, "weights", matrix.name)
-    return stored, errors
-
-
-def _facts(stored: Mapping[str, quantized.QuantizedWeight], float_bytes: Mapping[str, int], errors: _Errors) -> Json:
-    """`bits_per_weight` counts scales, zero points and what stayed in float; MB are 10^6 bytes as stored."""
-    sizes = {name: entry.stored_bytes for name, entry in stored.items()} | dict(float_bytes)
-    count = sum(int(np.prod(entry.scheme.shape)) for entry in stored.values())
-    count += sum(size * 8 // _FLOAT_BITS for size in float_bytes.values())
-    classes: dict[str, int] = {}
-    for name, size in sizes.items():
-        classes[quantized.weight_class(name)] = classes.get(quantized.weight_class(name), 0) + size
-    return {
-        "precision": quantized.Schemes(
-            {name: entry.scheme for name, entry in stored.items()}, tuple(float_bytes)
-        ).precision,
-        "weights": len(stored),
-        "bits_per_weight": significant(8 * sum(sizes.values()) / count),
-        "megabytes": {key: significant(classes[key] / 1e6) for key in sorted(classes)},
-        "relative_squared_error": errors.relative(),
-    }
-
-
-def _skipped(
-    stored: Mapping[str, quantized.QuantizedWeight], float_bytes: Mapping[str, int], left_out: Mapping[str, str]
-) -> tuple[Skipped, ...]:
-    total = sum(entry.stored_bytes for entry in stored.values()) + sum(float_bytes.values())
-    return tuple(
-        Skipped(
-            name,
-            f"left out by {left_out[name]!r}: stays float32, {size / 1e6:.2f} MB, {size / total:.1%} of the matrices' bytes",
-        )
-        for name, size in float_bytes.items()
-    )
+def _to_nearest(
+    weights: Mapping[str, Tensor], schemes: Mapping[str, Scheme], context: Context
+) -> dict[str, QuantizedWeight]:
+    """Round weights in place, and return what is stored."""
+    found: dict[str, QuantizedWeight] = {}
+    total, done = sum(weights[name].numel() for name in schemes), 0
+    with _one_thread():
+        for name, scheme in schemes.items():
+            weight = weights[name].detach()
+            try:
+                rounded = round_to_nearest(weight, scheme.bits, scheme.block, scheme.symmetric)
+            except ValueError as error:
+                raise StageError(f"{name}: {error}; the model is damaged, train or load it again") from error
+            found[name] = stored(scheme, rounded)
+            put(weight, found[name])
+            done += weight.numel()
+            context.progress(done, total, "weights", name)
+    return found

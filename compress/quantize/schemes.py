@@ -1,0 +1,139 @@
+"""Which grid each weight of a model is put on: from options, names and shapes alone. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, get_args
+
+from compress.models.families import axis_sizes, parameters_of, shape_of
+from compress.models.family_table import FAMILIES
+from compress.models.quantized import Scheme
+from compress.quantize.options import Block, QuantizeOptions, WeightOptions
+
+# Their layers store weights with the input axis first (Conv1D), and no export takes them.
+TRANSPOSED_FAMILIES = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
+SHOWN_NAMES = 4
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A weight of two dimensions (or more, which must be left out), with every name it goes by: a tied embedding is the lm_head too."""
+
+    names: tuple[str, ...]
+    shape: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        """Return the first name."""
+        return self.names[0]
+
+    def matches(self, pattern: str) -> bool:
+        """Say whether a shell pattern is one of its names."""
+        return any(fnmatchcase(name, pattern) for name in self.names)
+
+
+def matrices_of(config: Mapping[str, Any]) -> list[Matrix]:
+    """Return the matrices that a model with this config.json has, each once; none for a family that is not known.
+
+    Raises ValueError where the config is none of its family's.
+    """
+    if config.get("model_type") not in FAMILIES:
+        return []
+    sizes, tied = axis_sizes(config), shape_of(config).tied
+    found: list[Matrix] = []
+    shared = [each.name for each in parameters_of(config) if each.shared and len(each.axes) == 2]
+    for each in parameters_of(config):
+        if len(each.axes) != 2 or each.shared:
+            continue
+        names = (
+            (each.name, *shared) if tied and each.row.kind == "embedding" and each.axes[0] == "vocab" else (each.name,)
+        )
+        found.append(Matrix(names, (sizes[each.axes[0]], sizes[each.axes[1]])))
+    return found
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What becomes of each matrix: a scheme, or the pattern by which it stays in float. By first name."""
+
+    schemes: Mapping[str, Scheme]
+    left_out: Mapping[str, str]
+
+
+def assign(options: QuantizeOptions, matrices: Sequence[Matrix]) -> Assignment:
+    """Return what the options say of each matrix; where bits are chosen by weight, each starts with 4.
+
+    Raises ValueError for a pattern that matches none, and where nothing would be left to quantize.
+    """
+    for what, patterns in (("leave_out", options.leave_out), ("weights", tuple(options.weights))):
+        for pattern in patterns:
+            if not any(matrix.matches(pattern) for matrix in matrices):
+                examples = ", ".join(_spread([matrix.name for matrix in matrices]))
+                raise ValueError(f"quantize.{what}: {pattern!r} matches no weight; there are, for example, {examples}")
+    left_out: dict[str, str] = {
+        matrix.name: pattern
+        for matrix in matrices
+        for pattern in reversed(options.leave_out)
+        if matrix.matches(pattern)
+    }
+    if len(left_out) == len(matrices):
+        raise ValueError("quantize.leave_out matches every weight; nothing is left to quantize")
+    schemes = {matrix.name: _scheme(options, matrix) for matrix in matrices if matrix.name not in left_out}
+    return Assignment(schemes, left_out)
+
+
+def _scheme(options: QuantizeOptions, matrix: Matrix) -> Scheme:
+    said: dict[str, Any] = {
+        "bits": options.bits if isinstance(options.bits, int) else 4,
+        "block": options.block,
+        "symmetric": options.symmetric,
+    }
+    for pattern, other in options.weights.items():
+        if matrix.matches(pattern):
+            said |= _said(other)
+    return Scheme(shape=(matrix.shape[0], matrix.shape[1]), **said)
+
+
+def _said(other: WeightOptions) -> dict[str, Any]:
+    return {key: value for key in other.model_fields_set if (value := getattr(other, key)) is not None}
+
+
+def plan(options: QuantizeOptions, config: dict[str, Any]) -> dict[str, Any]:
+    """Return the config of the quantized folder, which is the model's own.
+
+    Raises ValueError where the model cannot be quantized so.
+    """
+    model_type = config.get("model_type", "")
+    if model_type in TRANSPOSED_FAMILIES:
+        raise ValueError(
+            f"quantize does not take models of type {model_type!r}: their layers store weights with the input axis first "
+            "and no ONNX export takes them; start from a Llama-like model"
+        )
+    if options.method != "rtn" and model_type not in FAMILIES:
+        raise ValueError(f"method {options.method} does not know the layers of {model_type!r} models; use method: rtn")
+    if matrices := matrices_of(config):
+        found = assign(options, matrices)
+        for matrix in matrices:
+            if len(matrix.names) > 1 and matrix.name in found.schemes:
+                _check_tied(found.schemes[matrix.name], matrix)
+    return dict(config)
+
+
+def _check_tied(scheme: Scheme, matrix: Matrix) -> None:
+    width = matrix.shape[1]
+    if width % scheme.block == 0:
+        return
+    legal = [block for block in get_args(Block) if width % block == 0]
+    if legal:
+        nearest = min(legal, key=lambda block: (abs(block - scheme.block), block))
+        advice = f'the nearest block that does is {nearest}: block: {nearest}, or weights: {{"{matrix.name}": {{block: {nearest}}}}}'
+    else:
+        advice = f"no block does; leave it out: leave_out: [{matrix.name}]"
+    raise ValueError(f"quantize.block {scheme.block} does not divide the width {width} of the tied embedding; {advice}")
+
+
+def _spread(names: Sequence[str]) -> list[str]:
+    step = max(1, len(names) // SHOWN_NAMES)
+    return list(names[::step][:SHOWN_NAMES])
