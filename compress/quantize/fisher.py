@@ -1,11 +1,15 @@
 """The curvature of a model's loss, from one backward pass over calibration text: what an error of a weight costs, in nats a token.
 
 For small changes the mean KL of the changed model to the model is half of the change's square under the Fisher information.
-It is taken token by token, with next tokens drawn from the model itself (the true Fisher; the text's own tokens would give the
-empirical one). Of a linear layer with inputs x and gradients g at its outputs, the diagonal's element [n, k] is the sum of
-g_n^2 x_k^2 over tokens.
+Next tokens are drawn from the model itself (the true Fisher; the text's own tokens would give the empirical one). Of a linear layer
+with inputs x and gradients g at its outputs, the diagonal's element [n, k] is (sum over a window's tokens of g_n x_k)^2, summed over
+windows: the same weight errs at every token of a window, and attention adds those errors up. Token by token (g_n^2 x_k^2) v_proj
+comes out three to four times too cheap.
 
-Paper: the second-order expansion is that of Optimal Brain Damage; Fisher in its place, tokens taken as independent: Kunstner et al.,
+stories3M, each of its 42 linear weights alone rounded to 4 bits in blocks of 32, measured KL against half the quadratic form: the
+correlation of their logarithms is 0.996 and the median ratio 1.005 with 256 windows (0.994 and 0.987 with 64; token by token 0.886 and 0.878).
+
+Paper: the second-order expansion is that of Optimal Brain Damage; Fisher in its place, Kunstner et al.,
 arXiv 1905.12558, section 2 (true against empirical Fisher).
 """
 
@@ -96,11 +100,12 @@ class _Work:
 
     def _note(self, name: str) -> Callable[..., None]:
         def forward(_module: Any, args: tuple[Tensor, ...], output: Tensor) -> None:
-            x = args[0].detach().flatten(0, -2)
+            windows = args[0].detach()
 
             def backward(gradient: Tensor) -> None:
-                found = gradient.flatten(0, -2).square().T @ x.square()
-                self._diagonals[name] = self._diagonals[name] + found if name in self._diagonals else found
+                for g, x in zip(gradient, windows, strict=True):
+                    found = (g.T @ x).square_()
+                    self._diagonals[name] = self._diagonals[name].add_(found) if name in self._diagonals else found
 
             output.register_hook(backward)  # type: ignore[no-untyped-call]
 

@@ -87,6 +87,11 @@ class QuantizeOptions(Options):
         (), description="patterns (as in a shell) of weights that stay in float; each must match one"
     )
     calibration: Calibration = Field(Calibration(), description="for gptq, and for a choice by weight")
+    sensitivity: Literal["fisher", "kl"] = Field(
+        "fisher",
+        description="where bits are chosen by weight, what a weight costs: fisher: estimated from one backward pass; kl: measured, "
+        "one weight at a time",
+    )
     gptq: GptqOptions = Field(GptqOptions(), description="how gptq goes")
 
     @model_validator(mode="after")
@@ -95,6 +100,8 @@ class QuantizeOptions(Options):
             raise ValueError("needs exactly one of bits, size_mb")
         if self.method != "gptq" and "gptq" in self.model_fields_set:
             raise ValueError(f"gptq says how that method goes, and method is {self.method}; leave it out")
+        if not self.chooses and "sensitivity" in self.model_fields_set:
+            raise ValueError("sensitivity is for a choice by weight (bits: {budget: …} or size_mb); leave it out")
         if self.method == "rtn" and not self.chooses and "calibration" in self.model_fields_set:
             raise ValueError("calibration: method rtn reads no text; leave it out, or use method: gptq")
         return self

@@ -10,7 +10,7 @@ from typing import Any, get_args
 from compress.models.families import axis_sizes, parameters_of, shape_of
 from compress.models.family_table import FAMILIES
 from compress.models.quantized import Scheme
-from compress.quantize.options import Block, QuantizeOptions, WeightOptions
+from compress.quantize.options import Block, QuantizeOptions
 
 # Their layers store weights with the input axis first (Conv1D), and no export takes them.
 TRANSPOSED_FAMILIES = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
@@ -90,14 +90,17 @@ def _scheme(options: QuantizeOptions, matrix: Matrix) -> Scheme:
         "block": options.block,
         "symmetric": options.symmetric,
     }
-    for pattern, other in options.weights.items():
-        if matrix.matches(pattern):
-            said |= _said(other)
+    said |= said_of(options, matrix)
     return Scheme(shape=(matrix.shape[0], matrix.shape[1]), **said)
 
 
-def _said(other: WeightOptions) -> dict[str, Any]:
-    return {key: value for key in other.model_fields_set if (value := getattr(other, key)) is not None}
+def said_of(options: QuantizeOptions, matrix: Matrix) -> dict[str, Any]:
+    """Return what `weights` says of a matrix by itself."""
+    said: dict[str, Any] = {}
+    for pattern, other in options.weights.items():
+        if matrix.matches(pattern):
+            said |= {key: value for key in other.model_fields_set if (value := getattr(other, key)) is not None}
+    return said
 
 
 def plan(options: QuantizeOptions, config: dict[str, Any]) -> dict[str, Any]:

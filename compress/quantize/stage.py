@@ -6,6 +6,7 @@ the codes, which export packs into ONNX.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -13,17 +14,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from compress.artifact import canonical, write_text
 from compress.contract import Context, Outcome
 from compress.errors import StageError
 from compress.models import quantized
 from compress.models.folder import load_model, read_config, save_model, stored_weights, take_into_memory
 from compress.models.quantized import QuantizedWeight, Scheme
-from compress.quantize.by_layer import Calibration, round_by_layer, stored
+from compress.quantize.by_layer import Calibration, embedding_and_head, round_by_layer, stored
+from compress.quantize.choosing import RECORD, Choice, Text, schemes_of
 from compress.quantize.facts import Errors, facts_of, float_bytes, skipped_of
 from compress.quantize.finished import put
 from compress.quantize.options import QuantizeOptions
 from compress.quantize.rtn import round_to_nearest
-from compress.quantize.schemes import SHOWN_NAMES, Matrix, assign, plan
+from compress.quantize.schemes import SHOWN_NAMES, Assignment, Matrix, assign, plan
+from compress.quantize.sensitivity import Weights
 
 
 def run(options: QuantizeOptions, context: Context) -> Outcome:
@@ -42,9 +46,12 @@ def run(options: QuantizeOptions, context: Context) -> Outcome:
     except ValueError as error:
         raise StageError(str(error)) from error
     _refuse_unfit(model, [matrix for matrix in matrices if matrix.name in found.schemes])
-    if ids is None:
+    if ids is not None and options.chooses:
+        found = _chosen(model, options, ids, (matrices, weights, found), context)
+    if options.method == "rtn":
         done = _to_nearest(weights, found.schemes, context)
     else:
+        assert ids is not None
         calibration = Calibration(ids, context.scratch, context.seed)
         done = round_by_layer(model, found.schemes, options, calibration, context.progress)
     errors = Errors()
@@ -95,6 +102,29 @@ def list_matrices(model: Any) -> tuple[list[Matrix], dict[str, Tensor]]:
             weights[id(weight)] = weight
     found = [Matrix(tuple(same), tuple(weights[key].shape)) for key, same in names.items()]
     return found, {same[0]: weights[key] for key, same in names.items()}
+
+
+def _chosen(
+    model: Any,
+    options: QuantizeOptions,
+    ids: Tensor,
+    known: tuple[list[Matrix], dict[str, Tensor], Assignment],
+    context: Context,
+) -> Assignment:
+    """Return the assignment with bits and blocks chosen by weight, and write the record of the choice.
+
+    A run that was stopped takes the choice it made before.
+    """
+    matrices, weights, found = known
+    kept = context.scratch / RECORD
+    if kept.is_file():
+        record = json.loads(kept.read_text(encoding="utf-8"))
+    else:
+        choice = Choice(model, Weights(weights, *embedding_and_head(model)), matrices, found)
+        record = choice.make(options, Text(ids, context.seed), context.progress)
+        write_text(kept, canonical(record))
+    write_text(context.target / RECORD, canonical(record))
+    return Assignment(schemes_of(record, found.schemes), found.left_out)
 
 
 @contextmanager

@@ -1,0 +1,136 @@
+"""`bits: {budget: …}` and `size_mb`: the grid of each weight chosen by what rounding it costs the model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from compress.contract import Json, Progress
+from compress.errors import StageError
+from compress.models.quantized import Scheme, weight_class
+from compress.quantize.choose import Candidate, choose
+from compress.quantize.facts import significant
+from compress.quantize.fisher import measure_curvature
+from compress.quantize.options import Budget, QuantizeOptions
+from compress.quantize.schemes import Assignment, Matrix, said_of
+from compress.quantize.sensitivity import Weights, estimated, measured
+
+# Blocks that may be chosen, by bits: wider ones save little where codes are wide, narrower ones cost as much as another bit.
+BLOCKS = {2: (16, 32, 64), 4: (16, 32, 64, 128), 8: (32, 64, 128)}
+RECORD = "sensitivity.json"
+_FLOAT_BYTES = 4
+
+
+@dataclass(frozen=True)
+class Text:
+    """Calibration windows, and the seed of what is drawn. Shapes: ids [N, T]."""
+
+    ids: Tensor
+    seed: int
+
+
+class Choice:
+    """What can be chosen for the weights of a model.
+
+    A weight that is no linear layer, embedding or head keeps what the options say of all: nothing is known of what it costs.
+    """
+
+    def __init__(self, model: Any, weights: Weights, matrices: Sequence[Matrix], assignment: Assignment) -> None:
+        self._model, self._weights = model, weights
+        self._matrices, self._assignment = matrices, assignment
+
+    def make(self, options: QuantizeOptions, text: Text, progress: Progress) -> Json:
+        """Return the record of the choice, as it is written to sensitivity.json.
+
+        Raises StageError where even the smallest choice is larger than what is asked for.
+        """
+        curvature = measure_curvature(self._model, text.ids, text.seed, linears=True, progress=progress)
+        known = {*curvature.diagonals, self._weights.embedding, self._weights.head}
+        grids = {
+            matrix.name: self._grids(options, matrix)
+            for matrix in self._matrices
+            if matrix.name in self._assignment.schemes and matrix.name in known
+        }
+        costs = estimated(self._weights, grids, curvature)
+        if options.sensitivity == "kl":
+            costs = measured(self._model, self._weights, grids, text.ids, costs, progress)
+        fixed = {name: scheme for name, scheme in self._assignment.schemes.items() if name not in grids}
+        limit = self._limit(options) - sum(stored_bytes(scheme) for scheme in fixed.values())
+        candidates = [
+            [Candidate(stored_bytes(scheme), cost) for scheme, cost in zip(grids[name], costs[name], strict=True)]
+            for name in grids
+        ]
+        try:
+            found = choose(candidates, limit)
+        except ValueError as error:
+            raise StageError(f"quantize: {error}; allow more, or leave fewer weights in float") from error
+        return _record(options.sensitivity, grids, costs, dict(zip(grids, found, strict=True)))
+
+    def _grids(self, options: QuantizeOptions, matrix: Matrix) -> list[Scheme]:
+        """Return the grids that a weight may get: those that its own options leave open, and that ONNX Runtime runs."""
+        start, said = self._assignment.schemes[matrix.name], said_of(options, matrix)
+        found = []
+        for bits in (said["bits"],) if "bits" in said else tuple(BLOCKS):
+            for block in (said["block"],) if "block" in said else BLOCKS[bits]:
+                if len(matrix.names) > 1 and matrix.shape[1] % block:
+                    continue
+                symmetric = said.get("symmetric", options.symmetric or bits == 8)
+                found.append(replace(start, bits=bits, block=block, symmetric=symmetric))
+        return found or [start]
+
+    def _limit(self, options: QuantizeOptions) -> int:
+        """Return how many bytes the codes, scales and zero points of all weights may take."""
+        left_out = sum(
+            math.prod(matrix.shape) * _FLOAT_BYTES
+            for matrix in self._matrices
+            if matrix.name in self._assignment.left_out
+        )
+        if isinstance(options.bits, Budget):
+            count = sum(math.prod(matrix.shape) for matrix in self._matrices)
+            return int(options.bits.budget * count / 8) - left_out
+        assert options.size_mb is not None
+        others: int = sum(weight.numel() for weight in self._model.parameters() if weight.ndim < 2) * _FLOAT_BYTES
+        return int(options.size_mb * 1e6) - left_out - others
+
+
+def stored_bytes(scheme: Scheme) -> int:
+    """Return the bytes of codes, scales and zero points."""
+    rows, groups = scheme.shape[0], scheme.groups
+    zeros = 0 if scheme.symmetric else -(-groups * scheme.bits // 8)
+    return rows * (groups * -(-scheme.block * scheme.bits // 8) + groups * _FLOAT_BYTES + zeros)
+
+
+def schemes_of(record: Json, before: Mapping[str, Scheme]) -> dict[str, Scheme]:
+    """Return the schemes with what the record of a choice says of them."""
+    said = {entry["name"]: {key: entry[key] for key in ("bits", "block", "symmetric")} for entry in record["weights"]}
+    return {name: replace(scheme, **said.get(name, {})) for name, scheme in before.items()}
+
+
+def _record(
+    sensitivity: str,
+    grids: Mapping[str, Sequence[Scheme]],
+    costs: Mapping[str, Sequence[float]],
+    found: Mapping[str, int],
+) -> Json:
+    """`kl` is in nats a token, of the weight alone; by `bits/block`."""
+    entries = [
+        {
+            "name": name,
+            "class": weight_class(name),
+            "shape": list(schemes[0].shape),
+            "bits": schemes[found[name]].bits,
+            "block": schemes[found[name]].block,
+            "symmetric": schemes[found[name]].symmetric,
+            "kl": {
+                f"{scheme.bits}/{scheme.block}": significant(cost)
+                for scheme, cost in zip(schemes, costs[name], strict=True)
+            },
+        }
+        for name, schemes in grids.items()
+    ]
+    total = sum(costs[name][at] for name, at in found.items())
+    return {"sensitivity": sensitivity, "kl_of_choice": significant(total), "weights": entries}
