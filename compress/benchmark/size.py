@@ -12,20 +12,27 @@ from compress.errors import ArtifactError
 from compress.models.decoder import ONNX_FILE, format_of
 from compress.models.folder import weight_files
 
-# Positions of inputs that carry no parameter: scales, zero points, tables of sines and cosines.
+# Positions of inputs that carry no parameter: scales, zero points, tables and frequencies of sines and cosines.
 _NO_PARAMETERS = {
     "DequantizeLinear": {1, 2},
     "QuantizeLinear": {1, 2},
     "MatMulInteger": {2, 3},
+    "MatMulIntegerToFloat": {2, 3, 4, 5},
     "MatMulNBits": {2, 3, 4},
     "GatherBlockQuantized": {1, 2, 3},
     "GroupQueryAttention": {7, 8},
     "RotaryEmbedding": {1, 2, 3},
     "Range": {0, 1, 2},
 }
-_NO_PARAMETER_NAME = re.compile(r"(scales?|zero_points?|qzeros|zp|(cos|sin)_cache)$")
+_NO_PARAMETER_NAME = re.compile(r"(scales?|zero_points?|qzeros|zp|(cos|sin)_cache|inv_freq)$")
 _BLOCK_OPERATORS = ("MatMulNBits", "GatherBlockQuantized")
-_INT8_OPERATORS = ("MatMulInteger", "QLinearMatMul", "DynamicQuantizeMatMul", "DequantizeLinear")
+_INT8_OPERATORS = (
+    "MatMulInteger",
+    "MatMulIntegerToFloat",
+    "QLinearMatMul",
+    "DynamicQuantizeMatMul",
+    "DequantizeLinear",
+)
 _FLOAT_OPERATORS = ("MatMul", "Gemm", "FusedMatMul", "Gather")
 _FLOATS = {"FLOAT": "fp32", "FLOAT16": "fp16", "BFLOAT16": "bf16"}
 _INTEGERS_THAT_INDEX = {"INT32", "INT64", "BOOL", "STRING"}
@@ -72,12 +79,13 @@ def graph_precision(folder: Path) -> str:
         and types.Name(tensor.data_type) in _FLOATS
         and not _NO_PARAMETER_NAME.search(tensor.name)
     }
+    codes = {tensor.name for tensor in graph.initializer if types.Name(tensor.data_type) == "INT8"}
     found: set[str] = set()
     for node in graph.node:
         if node.op_type in _BLOCK_OPERATORS:
             bits = {entry.name: entry.i for entry in node.attribute}.get("bits", 4)
             found.add(f"int{bits}")
-        elif node.op_type in _INT8_OPERATORS:
+        elif node.op_type in _INT8_OPERATORS or (node.op_type == "Gather" and node.input[0] in codes):
             found.add("int8")
         elif node.op_type in _FLOAT_OPERATORS:
             found |= {matrices[name] for name in node.input if name in matrices}
@@ -112,7 +120,10 @@ def _onnx_parameters(path: Path) -> int:
 def _uses(graph: Any, stored: Mapping[str, int], packed: set[str]) -> Iterator[tuple[str, int]]:
     """Yield each input of a node that carries parameters, and how many they are; codes may be packed, and reshaped."""
     reshaped = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "Reshape"}
+    widths = _widths_after_slice(graph)
     for node in graph.node:
+        if node.op_type == "Reshape":
+            continue
         attributes = {entry.name: entry.i for entry in node.attribute}
         for place, name in enumerate(node.input):
             if place in _NO_PARAMETERS.get(node.op_type, set()):
@@ -123,4 +134,23 @@ def _uses(graph: Any, stored: Mapping[str, int], packed: set[str]) -> Iterator[t
                 size = attributes["K"] * attributes["N"]
             elif node.op_type == "GatherBlockQuantized" and source in packed:
                 size = size * 8 // attributes.get("bits", 4)
+                if node.output[0] in widths:
+                    # A short last block is padded.
+                    width, block = widths[node.output[0]], attributes["block_size"]
+                    size = size // (-(-width // block) * block) * width
             yield source, size
+
+
+def _widths_after_slice(graph: Any) -> dict[str, int]:
+    """Return what a Slice from the start of the last axis leaves of a value's width, by the value's name."""
+    from onnx.numpy_helper import to_array
+
+    numbers = {
+        node.output[0]: to_array(node.attribute[0].t)
+        for node in graph.node
+        if node.op_type == "Constant" and node.attribute[0].name == "value"
+    }
+    slices = [
+        node for node in graph.node if node.op_type == "Slice" and len(node.input) > 2 and node.input[2] in numbers
+    ]
+    return {node.input[0]: int(numbers[node.input[2]].reshape(-1)[0]) for node in slices}

@@ -13,6 +13,7 @@ import json
 import math
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any
 
 from compress.errors import StageError
 from compress.export.options import FAMILIES
+from compress.export.rope import compute_tables, frequencies_of
 from compress.models.folder import load_model, special_ids
 
 _BUILDER = "onnxruntime_genai.models.builder"
@@ -47,8 +49,9 @@ class BuiltGraph:
     genai_config_text: str
 
 
-def build_graph(folder: Path, fuse_qkv: bool = True) -> BuiltGraph:
-    """Return the float32 CPU graph of a model folder; `fuse_qkv` joins the query, key and value projections.
+def build_graph(folder: Path, can_join_qkv: Callable[[int], bool] = lambda layer: True) -> BuiltGraph:
+    """Return the float32 CPU graph of a model folder; `can_join_qkv` says of a layer whether its query, key and value
+    projections may be joined.
 
     Memory: the float32 model, the joined projections once more.
     Raises StageError, with the end of what the builder printed, where the builder does not take the model.
@@ -56,7 +59,7 @@ def build_graph(folder: Path, fuse_qkv: bool = True) -> BuiltGraph:
     said = io.StringIO()
     try:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-            return _build(folder, fuse_qkv)
+            return _build(folder, can_join_qkv)
     except _ERRORS as error:
         tail = "\n".join(said.getvalue().splitlines()[-_TAIL_LINES:])
         raise StageError(
@@ -65,7 +68,7 @@ def build_graph(folder: Path, fuse_qkv: bool = True) -> BuiltGraph:
         ) from error
 
 
-def _build(folder: Path, fuse_qkv: bool) -> BuiltGraph:
+def _build(folder: Path, can_join_qkv: Callable[[int], bool]) -> BuiltGraph:
     import onnx_ir
     import torch
     from transformers import AutoConfig
@@ -73,11 +76,11 @@ def _build(folder: Path, fuse_qkv: bool) -> BuiltGraph:
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     family = FAMILIES[config.model_type]
     config.architectures = [family.architecture]
-    model_class = _exporting(getattr(_builder_module(), _builder_name(config)), config, folder)
+    model_class = _exporting(getattr(_builder_module(), _builder_name(config)), config, folder, can_join_qkv)
     extra = {
         "shared_embeddings": bool(config.tie_word_embeddings),
         # Without RoPE inside the attention node there is nothing that would part a joined projection again.
-        "fuse_qkv": fuse_qkv and _head_size(config) % _ROPE_MULTIPLE == 0,
+        "fuse_qkv": _head_size(config) % _ROPE_MULTIPLE == 0,
         # A cache of the window's size would ask every runtime to know the window.
         "windowed_kv_cache": False,
         "hf_token": False,
@@ -91,6 +94,7 @@ def _build(folder: Path, fuse_qkv: bool) -> BuiltGraph:
             # The builder rounds this factor to two decimals.
             built.embed_attrs["scale"] = math.sqrt(config.hidden_size)
         built.make_model(str(folder))
+        compute_tables(built.model.graph, built.frequencies)
         built.model.graph.sort()
         if config.model_type == "gemma3_text":
             built.model_type = "gemma3_text"
@@ -122,7 +126,7 @@ def _builder_module() -> Any:
         sys.path[:] = before
 
 
-def _exporting(model_class: Any, config: Any, folder: Path) -> Any:
+def _exporting(model_class: Any, config: Any, folder: Path, can_join_qkv: Callable[[int], bool]) -> Any:
     """Return the builder's class with weights, lm_head and special ids taken from our folder in our way."""
     llama = _builder_module().LlamaModel
 
@@ -137,9 +141,14 @@ def _exporting(model_class: Any, config: Any, folder: Path) -> Any:
         # Inside GroupQueryAttention, ONNX Runtime turns heads of a multiple of 16 only; others take position ids.
         return bool(self.head_size % _ROPE_MULTIPLE == 0)
 
+    def is_qkv_projection_packable(self: Any, layer_id: int, attention: Any) -> bool:
+        return can_join_qkv(layer_id) and bool(model_class.is_qkv_projection_packable(self, layer_id, attention))
+
     def make_attention(self: Any, layer_id: int, attention: Any, root_input: str, **kwargs: Any) -> None:
         # SmolLM3 has layers without RoPE; the builder would ask for position ids there.
         rope = self.attention_attrs["rope"]
+        # A layer of joined projections would read the keys and values of the last one that has its own.
+        self.attention_attrs.update(k_path="", v_path="")
         if config.model_type == "smollm3":
             self.attention_attrs["rope"] = bool(config.no_rope_layers[layer_id])
         model_class.make_attention(self, layer_id, attention, root_input, **kwargs)
@@ -151,6 +160,10 @@ def _exporting(model_class: Any, config: Any, folder: Path) -> Any:
             llama.__bases__[0].make_rope_init(self, said)
         else:
             model_class.make_rope_init(self, said)
+
+    def make_rotary_embedding_caches_from_scratch(self: Any) -> Any:
+        self.frequencies.append(frequencies_of(self))
+        return model_class.make_rotary_embedding_caches_from_scratch(self)
 
     def resolve_special_token_ids(self: Any, said: Any, extra: Any) -> tuple[int | None, int | list[int], int]:
         ids = special_ids(folder)
@@ -165,8 +178,11 @@ def _exporting(model_class: Any, config: Any, folder: Path) -> Any:
             "load_weights": load_weights,
             "has_lm_head": has_lm_head,
             "is_fused_rope_supported": is_fused_rope_supported,
+            "is_qkv_projection_packable": is_qkv_projection_packable,
             "make_attention": make_attention,
             "make_rope_init": make_rope_init,
+            "make_rotary_embedding_caches_from_scratch": make_rotary_embedding_caches_from_scratch,
+            "frequencies": [],
             "resolve_special_token_ids": resolve_special_token_ids,
         },
     )

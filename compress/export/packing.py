@@ -1,7 +1,11 @@
-"""Put stored codes into a float graph: MatMul becomes MatMulNBits, the embedding's Gather becomes GatherBlockQuantized.
+"""Put stored codes into a float graph: MatMul and the embedding's Gather become the operators that the weight's scheme names.
 
-The codes are copied as quantization.safetensors holds them; nothing is quantized here. Each float weight that leaves the
-graph is first compared, bit for bit, with what the codes say, so a wrong match cannot pass.
+activations none     MatMulNBits, GatherBlockQuantized                                   blockwise.py
+activations dynamic  MatMulIntegerToFloat on rows rounded as the model runs              integer_matmul.py
+activations static   QuantizeLinear, DequantizeLinear, MatMul                            qdq.py
+
+The codes are those of quantization.safetensors; nothing is quantized here. Each float weight that leaves the graph is
+first compared, bit for bit, with what the codes say, so a wrong match cannot pass.
 """
 
 from __future__ import annotations
@@ -15,13 +19,14 @@ import numpy as np
 import onnx_ir as ir
 
 from compress.errors import StageError
-from compress.models.quantized import QuantizedFile, QuantizedWeight, Scheme, dequantize
+from compress.export import blockwise, graph_edit, integer_matmul, qdq
+from compress.models.input_grid import static_grid
+from compress.models.quantized import QuantizedFile, QuantizedWeight, dequantize
+from compress.models.scheme import Scheme
 
-# Activations are rounded to int8 in blocks; level 0 keeps them in float and is some 25 times slower per token.
-ACCURACY_LEVEL = 4
-DOMAIN = "com.microsoft"
 EMBEDDING = "model.embed_tokens.weight"
-_GATHER = "/model/embed_tokens/Gather"
+_EMBEDDING_MODULE = "/model/embed_tokens"
+_GATHER = f"{_EMBEDDING_MODULE}/Gather"
 _HEAD = "/lm_head/MatMul"
 _LAYER_MATMUL = re.compile(r"/model/layers\.(\d+)/(attn|mlp)/(\w+)/MatMul")
 _MODULES = {"attn": "self_attn", "mlp": "mlp"}
@@ -38,14 +43,11 @@ class Piece:
     half: int | None = None
 
 
-def can_join_qkv(schemes: Mapping[str, Scheme]) -> bool:
-    """Return whether, in every layer, query, key and value weights share bits, block and symmetry, or are all float."""
-    layers: dict[str, list[tuple[int, int, bool]]] = {}
-    for name, scheme in schemes.items():
-        prefix, _, leaf = name.removesuffix(".weight").rpartition(".")
-        if leaf in _JOINED["qkv_proj"]:
-            layers.setdefault(prefix, []).append((scheme.bits, scheme.block, scheme.symmetric))
-    return all(len(found) == len(_JOINED["qkv_proj"]) and len(set(found)) == 1 for found in layers.values())
+def can_join_qkv(schemes: Mapping[str, Scheme], layer: int) -> bool:
+    """Return whether query, key and value weights of a layer share a scheme, or are all float."""
+    prefix = f"model.layers.{layer}.self_attn"
+    found = [schemes.get(f"{prefix}.{leaf}.weight") for leaf in _JOINED["qkv_proj"]]
+    return len({scheme and (scheme.bits, scheme.block, scheme.symmetric, scheme.activations) for scheme in found}) == 1
 
 
 def pack_graph(model: ir.Model, file: QuantizedFile) -> None:
@@ -62,7 +64,7 @@ def pack_graph(model: ir.Model, file: QuantizedFile) -> None:
         if node.name == _GATHER and node.op_type == "Gather":
             packing.pack_embedding(node)
     packing.check_all_used()
-    _remove_unused_initializers(model.graph)
+    graph_edit.remove_unused_initializers(model.graph)
 
 
 def pieces_of(node_name: str, stored: Mapping[str, Scheme]) -> tuple[Piece, ...]:
@@ -89,22 +91,28 @@ def rows_of(weight: QuantizedWeight, half: int | None) -> QuantizedWeight:
         return weight
     rows, width = weight.scheme.shape
     part = slice(half * (rows // 2), (half + 1) * (rows // 2))
-    zeros = None if weight.zero_points is None else weight.zero_points[part]
-    scheme = replace(weight.scheme, shape=(rows // 2, width))
-    return QuantizedWeight(scheme, weight.codes[part], weight.scales[part], zeros)
+    return replace(
+        weight,
+        scheme=replace(weight.scheme, shape=(rows // 2, width)),
+        codes=weight.codes[part],
+        scales=weight.scales[part],
+        zero_points=None if weight.zero_points is None else weight.zero_points[part],
+    )
 
 
 def joined(weights: Sequence[QuantizedWeight]) -> QuantizedWeight:
-    """Return weights of one scheme as one, joined along the output axis."""
+    """Return weights of one scheme as one, joined along the output axis; its range of inputs holds all of theirs."""
     if len(weights) == 1:
         return weights[0]
     scheme = replace(weights[0].scheme, shape=(sum(w.scheme.shape[0] for w in weights), weights[0].scheme.shape[1]))
     zeros = [w.zero_points for w in weights if w.zero_points is not None]
+    ranges = [w.input_range for w in weights if w.input_range is not None]
     return QuantizedWeight(
         scheme,
         np.concatenate([w.codes for w in weights]),
         np.concatenate([w.scales for w in weights]),
         np.concatenate(zeros) if zeros else None,
+        (min(low for low, _ in ranges), max(high for _, high in ranges)) if ranges else None,
     )
 
 
@@ -113,81 +121,69 @@ class _Packing:
         self.graph = graph
         self.file = file
         self.used: set[str] = set()
-        # Codes, scales and zero points in the graph, by stored name: the tied embedding finds the head's here.
-        self.values: dict[str, tuple[Scheme, list[ir.Value]]] = {}
+        self.rows = integer_matmul.RowInputs()
+        self.known = qdq.StaticInputs()
+        # Scheme and initializers of a tied embedding, once the lm_head has brought them into the graph.
+        self.tied: tuple[Scheme, list[ir.Value]] | None = None
 
     def pack_matmul(self, node: ir.Node) -> None:
-        """Turn a MatMul whose weight is stored into MatMulNBits."""
+        """Turn a MatMul whose weight is stored into the operators of its scheme."""
         pieces = pieces_of(node.name or "", self.file.schemes.weights)
         if not pieces:
             return
-        weight = joined([rows_of(self.file.read(piece.name), piece.half) for piece in pieces])
+        weight = _fit(joined([rows_of(self.file.read(piece.name), piece.half) for piece in pieces]), pieces[0].name)
         self._check_same(node.name, weight, lambda: node.inputs[1].const_value.numpy().T)
-        inputs = self._initializers(f"{node.name}NBits", weight)
-        if len(pieces) == 1:
-            self.values[pieces[0].name] = (weight.scheme, inputs)
         self.used.update(piece.name for piece in pieces)
-        rows, width = weight.scheme.shape
-        self._replace(
-            [node],
-            [
-                ir.node(
-                    "MatMulNBits",
-                    [node.inputs[0], *inputs],
-                    {
-                        "K": width,
-                        "N": rows,
-                        "accuracy_level": ACCURACY_LEVEL,
-                        "bits": weight.scheme.bits,
-                        "block_size": weight.scheme.block,
-                    },
-                    domain=DOMAIN,
-                    name=f"{node.name}NBits",
-                )
-            ],
-        )
+        module = (node.name or "").removesuffix("/MatMul")
+        tied = pieces[0].name == EMBEDDING
+        build = self._blocks if weight.scheme.activations == "none" else self._integers
+        stored, nodes = build(module, node.inputs[0], weight, tied)
+        if tied:
+            self.tied = (weight.scheme, stored)
+        floats = list(node.inputs)
+        graph_edit.replace(self.graph, [node], nodes)
+        # At once: joined projections are copies of the torch model's.
+        graph_edit.remove_unused_initializers(self.graph, floats)
+
+    def _blocks(self, module: str, x: Any, weight: QuantizedWeight, tied: bool) -> tuple[list[ir.Value], list[ir.Node]]:
+        stored = blockwise.stored_values(self.graph, module, weight)
+        return stored, blockwise.matmul_nodes(module, x, weight.scheme, stored)
+
+    def _integers(
+        self, module: str, x: Any, weight: QuantizedWeight, tied: bool
+    ) -> tuple[list[ir.Value], list[ir.Node]]:
+        stored = integer_matmul.stored_values(self.graph, module, weight, as_table=tied)
+        turned = [integer_matmul.transpose_node(module, stored[0])] if tied else []
+        codes = turned[0].outputs[0] if turned else stored[0]
+        if weight.input_range is None:
+            nodes = self.rows.matmul_nodes(module, x, codes, stored[1])
+        else:
+            nodes = self.known.matmul_nodes(module, x, static_grid(*weight.input_range), codes, stored[1])
+        return stored, [*turned, *nodes]
 
     def pack_embedding(self, node: ir.Node) -> None:
-        """Turn the embedding's Gather into GatherBlockQuantized; a tied one reads the lm_head's initializers."""
+        """Turn the embedding's Gather into one over codes; a tied one reads the lm_head's initializers."""
         if EMBEDDING not in self.file.schemes.weights:
             return
-        old = [node]
-        if EMBEDDING in self.values:
+        old, ids = [node], node.inputs[1]
+        if self.tied is not None:
             transpose = node.inputs[0].producer()
             old = [*([transpose] if transpose is not None else []), node]
-            scheme, stored = self.values[EMBEDDING]
+            scheme, stored = self.tied
         else:
-            weight = self.file.read(EMBEDDING)
+            weight = _fit(self.file.read(EMBEDDING), EMBEDDING)
             self._check_same(node.name, weight, lambda: node.inputs[0].const_value.numpy())
-            scheme, stored = weight.scheme, self._initializers(f"{_GATHER}BlockQuantized", weight)
+            scheme = weight.scheme
+            if scheme.activations == "none":
+                stored = blockwise.stored_values(self.graph, _EMBEDDING_MODULE, weight)
+            else:
+                stored = integer_matmul.stored_values(self.graph, _EMBEDDING_MODULE, weight, as_table=True)
         self.used.add(EMBEDDING)
-        self._replace(old, self._gather_nodes(scheme, stored, node.inputs[1]))
-
-    def _gather_nodes(self, scheme: Scheme, stored: list[ir.Value], ids: ir.Value) -> list[ir.Node]:
-        rows, width = scheme.shape
-        padded = scheme.groups * scheme.block
-        shape = _constant("/model/embed_tokens/Reshape/shape", [rows, padded * scheme.bits // 8])
-        flat = ir.node("Reshape", [stored[0], shape.outputs[0]], name="/model/embed_tokens/Reshape")
-        gather = ir.node(
-            "GatherBlockQuantized",
-            [flat.outputs[0], ids, *stored[1:]],
-            {
-                "bits": scheme.bits,
-                "block_size": scheme.block,
-                "gather_axis": 0,
-                "quantize_axis": 1,
-            },
-            domain=DOMAIN,
-            name=f"{_GATHER}BlockQuantized",
-        )
-        flat.outputs[0].name = "/model/embed_tokens/Reshape/output_0"
-        if padded == width:
-            return [shape, flat, gather]
-        gather.outputs[0].name = f"{_GATHER}BlockQuantized/output_0"
-        limits = {"start": 0, "end": width, "axis": -1}
-        ends = [_constant(f"/model/embed_tokens/Slice/{key}", [value]) for key, value in limits.items()]
-        cut = ir.node("Slice", [gather.outputs[0], *(end.outputs[0] for end in ends)], name="/model/embed_tokens/Slice")
-        return [shape, flat, gather, *ends, cut]
+        if scheme.activations == "none":
+            nodes = blockwise.gather_nodes(_EMBEDDING_MODULE, ids, scheme, stored)
+        else:
+            nodes = integer_matmul.gather_nodes(_EMBEDDING_MODULE, ids, stored)
+        graph_edit.replace(self.graph, old, nodes)
 
     def check_all_used(self) -> None:
         """Raise StageError where a stored weight was not packed."""
@@ -204,31 +200,19 @@ class _Packing:
                 "quantize the model again"
             )
 
-    def _initializers(self, base: str, weight: QuantizedWeight) -> list[ir.Value]:
-        prefix = base.removeprefix("/").replace("/", ".")
-        arrays = {"qweight": weight.codes, "scales": weight.scales, "qzeros": weight.zero_points}
-        return [self._initializer(f"{prefix}.{key}", array) for key, array in arrays.items() if array is not None]
 
-    def _initializer(self, name: str, array: Any) -> ir.Value:
-        tensor = ir.tensor(np.asarray(array), name=name)
-        value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor)
-        self.graph.register_initializer(value)
-        return value
+def _fit(weight: QuantizedWeight, name: str) -> QuantizedWeight:
+    """Return the weight as its operator takes it.
 
-    def _replace(self, old: list[ir.Node], new: list[ir.Node]) -> None:
-        last_old, last_new = old[-1].outputs[0], new[-1].outputs[0]
-        ir.convenience.replace_nodes_and_values(self.graph, old[-1], old, new, [last_old], [last_new])
-        last_new.name = last_old.name
-
-
-def _constant(name: str, numbers: list[int]) -> ir.Node:
-    """Return a Constant node: shapes must not stand in the external data, ONNX Runtime reads them while loading."""
-    node = ir.node("Constant", [], {"value": ir.tensor(np.array(numbers, np.int64))}, name=name)
-    node.outputs[0].name = f"{name}/output_0"
-    return node
-
-
-def _remove_unused_initializers(graph: ir.Graph) -> None:
-    for name, value in list(graph.initializers.items()):
-        if not value.uses() and not value.is_graph_output():
-            del graph.initializers[name]
+    Raises StageError where inputs of 8 bits are asked for and the weight is not int8 of one scale for each output channel.
+    """
+    scheme = weight.scheme
+    if scheme.activations == "none":
+        return blockwise.in_legal_blocks(weight)
+    if (scheme.bits, scheme.symmetric, scheme.groups) != (8, True, 1):
+        raise StageError(
+            f"{name}: {scheme.activations} activations need weights of 8 bits, symmetric, with one scale for each output "
+            f"channel; found {scheme.bits} bits, {'symmetric' if scheme.symmetric else 'with zero points'}, in blocks of "
+            f"{scheme.block}; quantize it with bits: 8, symmetric: true, block: null"
+        )
+    return weight

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ from compress.artifact import write_text
 from compress.contract import Context, Json, Outcome
 from compress.errors import StageError
 from compress.export.builder import BuiltGraph, build_graph
+from compress.export.graph_edit import forget_types
 from compress.export.options import ExportOptions, plan
 from compress.export.packing import can_join_qkv, pack_graph
 from compress.export.parity import prove_parity
 from compress.models import quantized
 from compress.models.folder import copy_tokenizer, read_config, special_ids
+from compress.models.scheme import weight_class
 
 GRAPH_FILE = "model.onnx"
 DATA_FILE = "model.onnx.data"
@@ -47,6 +50,7 @@ def _write_graph(context: Context) -> Json:
     """Write model.onnx, model.onnx.data and genai_config.json; the torch weights are freed on return."""
     built = _graph(context.source)
     built.model.graph.sort()
+    forget_types(built.model.graph)
     ir.save(built.model, context.target / GRAPH_FILE, external_data=DATA_FILE, size_threshold_bytes=0)
     write_text(context.target / "genai_config.json", built.genai_config_text)
     return _facts(built.model, context.target)
@@ -56,7 +60,7 @@ def _graph(source: Path) -> BuiltGraph:
     if not quantized.is_quantized(source):
         return build_graph(source)
     with quantized.QuantizedFile(source) as file:
-        built = build_graph(source, can_join_qkv(file.schemes.weights))
+        built = build_graph(source, partial(can_join_qkv, file.schemes.weights))
         pack_graph(built.model, file)
     return built
 
@@ -81,7 +85,7 @@ def _facts(model: Any, folder: Path) -> Json:
         operators.setdefault(node.domain or "ai.onnx", set()).add(node.op_type)
     classes: dict[str, int] = {}
     for name, value in model.graph.initializers.items():
-        key = quantized.weight_class(name)
+        key = weight_class(name)
         classes[key] = classes.get(key, 0) + int(value.const_value.nbytes)
     if "embedding" not in classes and "head" in classes:
         # A tied embedding is stored once, under the head's name.

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,7 @@ from compress.contract import Context, Outcome
 from compress.export import stage as export_stage
 from compress.export.options import ExportOptions
 from compress.models.folder import save_model
-from compress.quantize import stage as quantize_stage
-from compress.quantize.options import QuantizeOptions
+from tests.export.schemes import quantized_folder
 from tests.references.tiny_families import tiny_model
 
 # Heads of 16 and 8: with RoPE inside GroupQueryAttention, and outside.
@@ -37,11 +37,20 @@ def export(source: Path, target: Path, **options: Any) -> Outcome:
     return export_stage.run(ExportOptions(**options), Context(source, target, target, 0))
 
 
-def quantize(source: Path, target: Path, **options: Any) -> Path:
-    """Run the stage quantize and return its folder."""
-    target.mkdir(parents=True, exist_ok=True)
-    quantize_stage.run(QuantizeOptions(**{"bits": 4, **options}), Context(source, target, target, 0))
-    return target
+def quantize(
+    source: Path,
+    target: Path,
+    bits: int = 4,
+    block: int = 32,
+    symmetric: bool = True,
+    leave_out: tuple[str, ...] = (),
+) -> Path:
+    """Round all matrices plainly, but those of the patterns, and return the folder."""
+
+    def choose(name: str) -> tuple[int, int, bool, str] | None:
+        return None if any(fnmatchcase(name, pattern) for pattern in leave_out) else (bits, block, symmetric, "none")
+
+    return quantized_folder(source, target, choose)
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,9 @@ from compress.errors import StageError
 from compress.export import parity
 from compress.export.parity import Ids, Observed, compare, prove_parity
 from compress.models.decoder import Format
+from compress.models.input_grid import static_grid
+from tests.export.conftest import export
+from tests.export.schemes import quantized_folder
 
 
 class PlayedDecoder:
@@ -117,3 +120,14 @@ def test_compare_equals_a_slow_restatement() -> None:
     assert found.agreement == pytest.approx(agreed / 7)
     assert found.place == f"window {worst}, token {worst + 10}"
     assert found.difference == pytest.approx(np.abs(torch_side - onnx_side).max() / np.abs(torch_side).max())
+
+
+def test_torch_rounds_inputs_as_the_file_does(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = quantized_folder(llama, tmp_path / "q", lambda _: (8, None, True, "static"))
+    assert export(source, tmp_path / "onnx").facts["parity"]["single"]["kl"] < 1e-6
+    # The range that the file was made with is not the one that the folder says.
+    monkeypatch.setattr(
+        "compress.models.rounded_inputs.static_grid", lambda low, high: static_grid(low / 30, high / 30)
+    )
+    with pytest.raises(StageError, match="ONNX and torch differ in prefill"):
+        prove_parity(Context(source, tmp_path / "onnx", tmp_path, 0), None)

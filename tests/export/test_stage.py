@@ -19,6 +19,7 @@ from compress.export.options import ExportOptions
 from compress.models.decoder import open_decoder
 from compress.models.folder import load_model, read_config, save_model
 from tests.export.conftest import export, quantize, torch_folder
+from tests.export.schemes import quantized_folder
 from tests.shipped import genai_greedy
 
 Packed = Callable[..., tuple[Path, Path]]
@@ -151,6 +152,16 @@ def test_a_real_model_in_all_three_precisions(tmp_path: Path) -> None:
         export(quantize(source, tmp_path / f"torch{bits}", bits=bits), folder)
         assert greedy(folder, prompt, 32) == genai_greedy(folder, prompt, 32)
         sizes[folder.name] = sum(path.stat().st_size for path in folder.glob("model.onnx*"))
-    assert 12.6e6 < sizes["fp32"] < 12.75e6
-    assert sizes["int8"] < 3.7e6
-    assert sizes["int4"] < 2.1e6
+    assert 12.6e6 < sizes["fp32"] < 12.67e6
+    assert sizes["int8"] < 3.59e6
+    assert sizes["int4"] < 2.02e6
+    large = quantized_folder(source, tmp_path / "torch64", lambda _: (8, 64, True, "none"))
+    export(large, tmp_path / "int8-64")
+    assert sum(path.stat().st_size for path in (tmp_path / "int8-64").glob("model.onnx*")) < 3.40e6
+
+
+def test_a_real_model_with_int8_inputs(tmp_path: Path) -> None:
+    source, prompt = asset("stories3M"), [1, 395, 317]
+    export(quantized_folder(source, tmp_path / "torch", lambda _: (8, None, True, "dynamic")), tmp_path / "onnx")
+    assert greedy(tmp_path / "onnx", prompt, 48) == genai_greedy(tmp_path / "onnx", prompt, 48)
+    assert sum(path.stat().st_size for path in (tmp_path / "onnx").glob("model.onnx*")) < 3.30e6
