@@ -13,7 +13,7 @@ from compress import __version__, artifact
 from compress.contract import Json
 from compress.models.families import CLASSES
 from compress.report.axes import GRID, INK, MUTED, PAPER
-from compress.report.plots import NAMES, cut_stages
+from compress.report.plots import NAMES, recorded_stages
 from compress.report.regressions import find_missed
 from compress.report.results import TEACHER, flatten, megabytes_of, plain_text, teacher_of, title_of, value_of
 from compress.report.scatter import PRECISIONS
@@ -53,6 +53,7 @@ def write_page(results: Json, plots: Path, target: Path) -> None:
         highlights=list(_highlights(results)),
         plots=list(_plots(plots)),
         cuts=list(_cuts(results, plots)),
+        choices=list(_choices(results, plots)),
         stages=list(_stages(results)),
         written=written_data(results),
         shipped=[row for row in results["rows"] if row["format"] == "onnx" and row.get("path")],
@@ -97,11 +98,18 @@ def _svg(folder: Path, name: str, title: str) -> Markup | None:
 
 def _cuts(results: Json, folder: Path) -> Iterator[dict[str, Any]]:
     """What each prune stage cut: its picture, and its parameters by class; those that have neither are left out."""
-    for name, title, stage in cut_stages(results):
+    for name, title, stage in recorded_stages(results, "prune"):
         svg = _svg(folder, name, f"{title}: what was kept and what was removed on each axis, by score")
         classes = list(_classes(stage.get("facts") or {}))
         if svg or classes:
             yield {"name": name, "title": title, "svg": svg, "classes": classes}
+
+
+def _choices(results: Json, folder: Path) -> Iterator[tuple[str, Markup]]:
+    """(name, picture) of the bits that each quantize stage chose by weight; those that chose none are left out."""
+    for name, title, _ in recorded_stages(results, "quantize"):
+        if svg := _svg(folder, name, f"{title}: what rounding each weight costs, and the bits that were chosen for it"):
+            yield name, svg
 
 
 def _classes(facts: Json) -> Iterator[tuple[str, str, str, str]]:

@@ -14,17 +14,20 @@ from compress.contract import Json
 from compress.report.axes import INK, MUTED, PAPER
 from compress.report.curves import curves_of, draw_curves, size_of
 from compress.report.results import find_row
-from compress.report.scatter import DECODE, SIZE, draw_scatter, letters_of, run_marks
+from compress.report.scatter import DECODE, SIZE, draw_scatter, has_dots, letters_of, run_marks
+from compress.report.side_by_side import draw_side_by_side, lines_of
+from compress.report.side_by_side import size_of as side_by_side_size
 from compress.report.stage_bars import draw_stage_bars, steps_of
 
 NAMES = {
     "quality-against-size": "Quality against size on disk, with the Pareto front",
     "quality-against-decode-speed": "Quality against decode speed, with the Pareto front",
+    "side-by-side": "Weights by class, bits per weight, quality and speed of the artifacts",
     "stages": "What each stage cost and saved in size, perplexity, decode speed and time",
     "training": "Loss, divergence from the teacher and perplexity while training, against tokens",
 }
-CUT = "pruning-"
-"""Plots of what a prune stage cut have names that start so."""
+RECORDS = {"prune": "pruning-", "quantize": "sensitivity-"}
+"""Stages whose artifact may hold a record that is drawn: how the names of those plots start."""
 _DPI = 160
 _STYLE = {
     "font.family": ["DejaVu Sans"],
@@ -45,59 +48,67 @@ _STYLE = {
 
 
 def draw(results: Json, folder: Path, root: Path | None = None) -> list[Path]:
-    """Draw every plot into `folder` and return the files, PNG before SVG.
+    """Draw every plot that there is data for into `folder` and return the files, PNG before SVG; others of an earlier run go.
 
-    `training` is drawn where a stage has a log with losses, `pruning-<id>` where the artifact of a prune stage holds its
-    scores; those of an earlier run are removed where none has. `root` is the folder that the paths of the rows start
-    from; left out, it is the one that holds `folder`.
+    `side-by-side` needs a quantized row that says what its weights take, `training` a stage with losses in its log,
+    `pruning-<id>` and `sensitivity-<id>` the record in the artifact of a prune or quantize stage. `root` is the folder
+    that the paths of the rows start from; left out, it is the one that holds `folder`.
 
-    Raises ArtifactError where the scores of an artifact cannot be read.
+    Raises ArtifactError where the record of an artifact cannot be read.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    rows, steps, (curves, unit) = len(results["rows"]), steps_of(results), curves_of(results)
-    height = 5.2 + 0.12 * max(0, rows - 12)
-    written = _save(folder, "quality-against-size", (8.6, height), lambda figure: draw_scatter(figure, results, SIZE))
-    written += _save(
-        folder, "quality-against-decode-speed", (8.6, height), lambda figure: draw_scatter(figure, results, DECODE)
-    )
-    size = (10.0, 1.75 + 0.36 * max(1, len(steps)))
-    written += _save(folder, "stages", size, lambda figure: draw_stage_bars(figure, steps, run_marks(results)))
+    steps, (curves, unit), lines = steps_of(results), curves_of(results), lines_of(results)
+    marks = run_marks(results)
+    plots: dict[str, tuple[tuple[float, float], Callable[[Any], None]]] = {}
+    for name, cost in (("quality-against-size", SIZE), ("quality-against-decode-speed", DECODE)):
+        if has_dots(results, cost):
+            height = 5.2 + 0.12 * max(0, len(results["rows"]) - 12)
+            plots[name] = (8.6, height), partial(draw_scatter, results=results, cost=cost)
+    if lines:
+        plots["side-by-side"] = side_by_side_size(lines), partial(draw_side_by_side, lines=lines, marks=marks)
+    if steps:
+        plots["stages"] = (10.0, 1.75 + 0.36 * len(steps)), partial(draw_stage_bars, steps=steps, marks=marks)
     if curves:
-        fill = partial(draw_curves, curves=curves, unit=unit, marks=run_marks(results))
-        written += _save(folder, "training", size_of(curves), fill)
-    else:
-        for suffix in (".png", ".svg"):
-            (folder / f"training{suffix}").unlink(missing_ok=True)
-    return written + _draw_cuts(results, folder, folder.parent if root is None else root)
-
-
-def cut_stages(results: Json) -> Iterator[tuple[str, str, Json]]:
-    """Yield (name of the plot, title, stage) for each prune stage."""
-    letters = letters_of(results)
-    for stage in results["stages"]:
-        if stage["word"] == "prune":
-            letter = letters.get(stage.get("run") or "", "")
-            # An id of ours is lower case already; one from another's results.json must not lead out of the folder.
-            name = CUT + re.sub(r"[^a-z0-9-]", "-", f"{letter}-{stage['id']}".lower().lstrip("-"))
-            yield name, f"prune: {stage['id']}" + (f" ·{letter}" if letter else ""), stage
-
-
-def _draw_cuts(results: Json, folder: Path, root: Path) -> list[Path]:
-    from compress.models.pruning_record import read_record
-    from compress.report import pruning
-
-    written: list[Path] = []
-    for name, title, stage in cut_stages(results):
-        row = find_row(results, stage["id"], "torch", stage.get("run"))
-        record = read_record(root / row["path"]) if row and row.get("path") else None
-        if record:
-            head = f"{title}: what was kept and what was removed, by score"
-            fill = partial(pruning.draw_cut, title=head, record=record, marks=run_marks(results))
-            written += _save(folder, name, pruning.size_of(record), fill)
-    for old in [*folder.glob(f"{CUT}*.png"), *folder.glob(f"{CUT}*.svg")]:
-        if old not in written:
+        plots["training"] = size_of(curves), partial(draw_curves, curves=curves, unit=unit, marks=marks)
+    plots |= _records(results, folder.parent if root is None else root)
+    written = [file for name, (size, fill) in plots.items() for file in _save(folder, name, size, fill)]
+    for name in (*NAMES, *(f"{prefix}*" for prefix in RECORDS.values())):
+        for old in {*folder.glob(f"{name}.png"), *folder.glob(f"{name}.svg")} - set(written):
             old.unlink()
     return written
+
+
+def recorded_stages(results: Json, word: str) -> Iterator[tuple[str, str, Json]]:
+    """Yield (name of the plot, title, stage) for each stage of a word of RECORDS."""
+    letters = letters_of(results)
+    for stage in results["stages"]:
+        if stage["word"] == word:
+            letter = letters.get(stage.get("run") or "", "")
+            # An id of ours is lower case already; one from another's results.json must not lead out of the folder.
+            name = RECORDS[word] + re.sub(r"[^a-z0-9-]", "-", f"{letter}-{stage['id']}".lower().lstrip("-"))
+            yield name, f"{word}: {stage['id']}" + (f" ·{letter}" if letter else ""), stage
+
+
+def _records(results: Json, root: Path) -> dict[str, tuple[tuple[float, float], Callable[[Any], None]]]:
+    from compress.models import pruning_record
+    from compress.report import chosen_bits, pruning, sensitivity
+
+    plots: dict[str, tuple[tuple[float, float], Callable[[Any], None]]] = {}
+    marks = run_marks(results)
+    for word in RECORDS:
+        for name, title, stage in recorded_stages(results, word):
+            row = find_row(results, stage["id"], "torch", stage.get("run"))
+            if not row or not row.get("path"):
+                continue
+            path = root / row["path"]
+            if word == "prune" and (cut := pruning_record.read_record(path)):
+                head = f"{title}: what was kept and what was removed, by score"
+                plots[name] = pruning.size_of(cut), partial(pruning.draw_cut, title=head, record=cut, marks=marks)
+            elif word == "quantize" and (choice := sensitivity.read_record(path)):
+                head = f"{title}: what each weight costs, and the bits it got"
+                fill = partial(chosen_bits.draw_choice, title=head, record=choice, marks=marks)
+                plots[name] = chosen_bits.size_of(choice), fill
+    return plots
 
 
 def _save(folder: Path, name: str, size: tuple[float, float], fill: Callable[[Any], None]) -> list[Path]:

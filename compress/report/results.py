@@ -10,7 +10,7 @@
    "source",                            id of the parent that the stage started from, or null
    "stage",                             the word: prune, distill, ...; "teacher" or "start" for what was there
    "format": "torch" | "onnx",
-   "precision": "fp32" | "int8" | "int4" | "mixed",
+   "precision": "fp32" | "int8" | "int4" | "int2" | "mixed",
    "parameters", "size_bytes",          integers; null where unknown
    "measurements": {name: {"value", "unit", "conditions", "samples"?, "reason"?}},
    "seconds", "peak_memory_bytes",      of the stage that made the row
@@ -45,6 +45,8 @@ SCHEMA = 1
 FILE = "results.json"
 TEACHER = "teacher"
 FORMATS = {"torch": "torch", "onnx": "ONNX"}
+FLOATS = {"fp32": 32.0, "fp16": 16.0, "bf16": 16.0}
+"""Precisions that are no quantization, with the bits of a weight."""
 _KEYS = ("recipe", "environment", "data", "rows", "stages", "limits")
 _ROW_KEYS = ("id", "format", "precision", "measurements")
 
@@ -118,6 +120,32 @@ def find_row(results: Json, id: str | None, format: str, run: str | None = None)
     for row in results["rows"]:
         if row["id"] == id and row["format"] == format and row.get("run") == run:
             return dict(row)
+    return None
+
+
+def find_stage(results: Json, id: str, word: str, run: str | None = None) -> Json | None:
+    """Return the stage of that id and word (in that run, where runs were merged)."""
+    for stage in results["stages"]:
+        if stage["id"] == id and stage["word"] == word and stage.get("run") == run:
+            return dict(stage)
+    return None
+
+
+def bits_of(results: Json, row: Json) -> float | None:
+    """Return the bits that a weight takes on average, with scales, zero points and matrices left in float; None where nobody said.
+
+    A quantized row has those of the quantize stage that it descends from: export packs its codes, and training keeps its
+    grids. A float torch row may be stored in 16 bits.
+    """
+    bits = FLOATS.get(row["precision"])
+    if bits is not None:
+        size, count = row.get("size_bytes"), row.get("parameters")
+        return 16.0 if row["format"] == "torch" and size and count and 8 * size / count < 20 else bits
+    for id in [row["id"], *ancestors_of(results, row)]:
+        stage = find_stage(results, id, "quantize", row.get("run"))
+        found = ((stage or {}).get("facts") or {}).get("bits_per_weight")
+        if isinstance(found, int | float):
+            return float(found)
     return None
 
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from compress.contract import Json
-from compress.report.axes import GRID, MUTED, PAPER, add_foot, add_head, set_scale, wrap
+from compress.report.axes import GRID, MUTED, PAPER, add_foot, add_head, set_scale
 from compress.report.labels import Tag, write_labels
-from compress.report.results import FORMATS, megabytes_of, value_of
+from compress.report.results import FLOATS, FORMATS, find_row, megabytes_of, value_of
 
 PRECISIONS = {
     "fp32": "#0072b2",
@@ -19,16 +19,19 @@ PRECISIONS = {
     "bf16": "#56b4e9",
     "int8": "#009e73",
     "int4": "#d55e00",
+    "int2": "#e69f00",
     "mixed": "#cc79a7",
 }
 """Okabe and Ito's colours, told apart by colour-blind readers."""
 OTHER = "#8a8a8a"
-FAR = 2.5
+FAR = 2.0
 """A value above this many times the median is off the scale: it would press the others into one line."""
 
 CROWD = 16
 """With more points than this, labels are spared."""
 NAMELESS = "A torch point without a name has that of the ONNX point of its precision and height."
+
+NOT_DRAWN = "Quantized torch rows that were exported are not drawn: torch holds their weights in float."
 
 
 @dataclass(frozen=True)
@@ -117,18 +120,37 @@ def run_marks(results: Json) -> str:
 
 
 def collect(results: Json, quality: Quality, cost: Cost) -> tuple[list[Dot], list[str]]:
-    """Return the dots to draw, and the titles of the rows that lack a value."""
+    """Return the dots to draw, and the titles of the rows that lack a value.
+
+    A quantized torch row holds its weights in float: its size and speed are not those of the scheme. It is not drawn where
+    its ONNX row is.
+    """
     letters = letters_of(results)
     dots, left_out = [], []
     for row in results["rows"]:
         letter = letters.get(row.get("run", ""), "")
         label = str(row["id"]) + (f" ·{letter}" if letter else "")
         x, y = cost.of(row), value_of(row, quality.name)
+        if _has_shipped_twin(results, row, quality, cost):
+            continue
         if x is None or y is None:
             left_out.append(f"{label} ({FORMATS.get(row['format'], row['format'])})")
         else:
             dots.append(Dot(x, y * quality.scale, label, row["format"], row["precision"]))
     return dots, left_out
+
+
+def _has_shipped_twin(results: Json, row: Json, quality: Quality, cost: Cost) -> bool:
+    """Say whether a row is quantized, kept in float by torch, and drawn as its ONNX row."""
+    if row["format"] != "torch" or row["precision"] in FLOATS:
+        return False
+    twin = find_row(results, row["id"], "onnx", row.get("run"))
+    return twin is not None and cost.of(twin) is not None and value_of(twin, quality.name) is not None
+
+
+def has_dots(results: Json, cost: Cost) -> bool:
+    """Say whether some row has both values."""
+    return bool(collect(results, choose_quality(results), cost)[0])
 
 
 def split_far(dots: Sequence[Dot], quality: Quality) -> tuple[list[Dot], list[Dot]]:
@@ -145,11 +167,7 @@ def draw_scatter(figure: Any, results: Json, cost: Cost) -> None:
     quality = choose_quality(results)
     dots, left_out = collect(results, quality, cost)
     name = quality.axis.split(" (")[0]
-    add_head(figure, f"{name} against {cost.what}", _entries(dots) if dots else (), run_marks(results))
-    if not dots:
-        said = f"No row has both {name.lower()} and {cost.what}: {', '.join(left_out) or 'there are no rows'}."
-        figure.text(0.5, 0.5, wrap(figure, said), ha="center", color=MUTED)
-        return
+    add_head(figure, f"{name} against {cost.what}", _entries(dots), run_marks(results))
     near, far = split_far(dots, quality)
     strips = figure.subplots(2 if far else 1, 1, sharex=True, squeeze=False, height_ratios=[1, 6] if far else [1])
     main = strips[-1][0]
@@ -163,8 +181,9 @@ def draw_scatter(figure: Any, results: Json, cost: Cost) -> None:
         for dot, height in zip(group, heights, strict=True):
             _mark(axes, dot, height)
     named = _named(dots)
-    if len(named) < len(dots) or left_out:
-        add_foot(figure, " ".join([NAMELESS] * (len(named) < len(dots)) + _missing(left_out)))
+    notes = [NAMELESS] * (len(named) < len(dots)) + [NOT_DRAWN] * (len(dots) + len(left_out) < len(results["rows"]))
+    if notes or left_out:
+        add_foot(figure, " ".join(notes + _missing(left_out)))
     figure.canvas.draw()
     figure.set_layout_engine("none")
     for axes, group, heights in shown:

@@ -29,6 +29,23 @@ class Step:
     seconds: float | None
 
 
+@dataclass(frozen=True)
+class _Panel:
+    """A field of Step; `better` is the sign of a change for the better."""
+
+    name: str
+    title: str
+    better: int = -1
+    clip: float = CLIP
+
+
+_PANELS = (
+    _Panel("size", "Size\n(× source; smaller is better)"),
+    _Panel("perplexity", "Perplexity\n(× source; lower is better)", clip=QUALITY_CLIP),
+    _Panel("decode", "Decode speed\n(× source; faster is better)", better=1),
+)
+
+
 def steps_of(results: Json) -> list[Step]:
     """Return one step per stage. A stage is held against its source, ONNX against ONNX where both were exported, else
     torch against torch; an export is held against the torch row that it came from."""
@@ -65,21 +82,20 @@ def _entries_of_rows(results: Json) -> list[Json]:
 
 
 def draw_stage_bars(figure: Any, steps: Sequence[Step], marks: str = "") -> None:
-    """Draw size, perplexity and decode speed as ratios to the source, and the seconds spent."""
+    """Draw size, perplexity and decode speed as ratios to the source, where some stage has one, and the seconds spent.
+
+    `steps` are one or more.
+    """
     add_head(figure, "What each stage cost and saved", notes=marks)
-    if not steps:
-        figure.text(0.5, 0.4, "No stage was run.", ha="center", color=MUTED)
-        return
-    size, perplexity, decode, seconds = figure.subplots(1, 4, sharey=True)
-    _ratio_panel(size, "Size\n(× source; smaller is better)", [step.size for step in steps])
-    _ratio_panel(
-        perplexity, "Perplexity\n(× source; lower is better)", [step.perplexity for step in steps], clip=QUALITY_CLIP
-    )
-    _ratio_panel(decode, "Decode speed\n(× source; faster is better)", [step.decode for step in steps], better=1)
-    _time_panel(seconds, [step.seconds for step in steps])
-    size.set_yticks(range(len(steps)), [_short(step.label) for step in steps], fontsize=9, color=INK)
-    size.set_ylim(len(steps) - 0.4, -0.6)
-    for axes in (size, perplexity, decode, seconds):
+    ratios = [(panel, [getattr(step, panel.name) for step in steps]) for panel in _PANELS]
+    ratios = [(panel, found) for panel, found in ratios if any(ratio is not None for ratio in found)]
+    panels = list(figure.subplots(1, len(ratios) + 1, sharey=True, squeeze=False)[0])
+    for axes, (panel, found) in zip(panels, ratios, strict=False):
+        _ratio_panel(axes, panel, found)
+    _time_panel(panels[-1], [step.seconds for step in steps])
+    panels[0].set_yticks(range(len(steps)), [_short(step.label) for step in steps], fontsize=9, color=INK)
+    panels[0].set_ylim(len(steps) - 0.4, -0.6)
+    for axes in panels:
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.tick_params(axis="y", length=0)
         axes.tick_params(axis="x", labelsize=8.5)
@@ -118,13 +134,12 @@ def _ratio(before: Json | None, after: Json | None, of: Any) -> float | None:
     return None if not old or not new else new / old
 
 
-def _ratio_panel(axes: Any, title: str, ratios: Sequence[float | None], better: int = -1, clip: float = CLIP) -> None:
-    """`better` is the sign of a change for the better."""
+def _ratio_panel(axes: Any, panel: _Panel, ratios: Sequence[float | None]) -> None:
     known = [abs(math.log2(ratio)) for ratio in ratios if ratio is not None]
-    edge = min(max([0.6, *known]), math.log2(clip))
+    edge = min(max([0.6, *known]), math.log2(panel.clip))
     # Room on both sides for the numbers at the ends of the bars.
     axes.set_xlim(-edge * 2, edge * 2)
-    axes.set_title(title, fontsize=9, color=INK, loc="center")
+    axes.set_title(panel.title, fontsize=9, color=INK, loc="center")
     shown = {-4: "1/16", -2: "1/4", -1: "1/2", 0: "1", 1: "2", 2: "4", 4: "16"}
     ticks = [tick for tick in shown if abs(tick) <= edge * 1.9 and (abs(tick) != 1 or edge < 2)]
     axes.set_xticks(ticks, [shown[tick] for tick in ticks])
@@ -136,7 +151,7 @@ def _ratio_panel(axes: Any, title: str, ratios: Sequence[float | None], better: 
         length = math.log2(ratio)
         clipped = max(-edge, min(edge, length))
         same = abs(length) < 0.0072
-        good = length * better > 0
+        good = length * panel.better > 0
         colour = MUTED if same else BETTER if good else WORSE
         axes.barh(place, clipped, height=0.62, color=colour)
         arrow = "" if clipped == length else " →" if length > 0 else "← "

@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from compress.contract import Json
 from compress.report.regressions import Regression, find_regressions
 from compress.report.results import (
+    FLOATS,
     FORMATS,
+    bits_of,
     megabytes_of,
     other_vocabulary,
     perplexity_increase,
@@ -90,6 +92,14 @@ def _size_ratio(results: Json, row: Json) -> str | None:
     return _ratio(megabytes_of(row), None if teacher is None else megabytes_of(teacher))
 
 
+def _bits(results: Json, row: Json) -> str | None:
+    quantized = (other for other in results["rows"] if other["precision"] not in FLOATS)
+    if all(bits_of(results, other) is None for other in quantized):
+        return None
+    bits = bits_of(results, row)
+    return None if bits is None else f"{bits:.2f}"
+
+
 def _decode_ratio(results: Json, row: Json) -> str | None:
     teacher = teacher_of(results, row, same_format=True)
     before = None if teacher is None else value_of(teacher, "decode_tokens_per_second")
@@ -130,6 +140,7 @@ _COLUMNS = (
     _Column("Parameters (M)", "parameters", _parameters, 7),
     _Column("Size (MB)", "size_bytes", _megabytes, 0),
     _Column("Size (× teacher)", "size_bytes", _size_ratio, 8),
+    _Column("Bits per weight", "bits_per_weight", _bits, 5),
     _Column("Perplexity", "perplexity", _measured("perplexity", _significant), 0),
     _Column("Perplexity (% vs teacher)", "perplexity", _perplexity_change, 3),
     _Column("Bits per byte", "bits_per_byte", _measured("bits_per_byte", _fixed(3)), 9),

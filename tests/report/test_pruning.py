@@ -17,7 +17,7 @@ from compress.models.pruning_record import FILE, AxisRecord, Record, read_record
 from compress.report.compare import compare
 from compress.report.heatmap import KEPT, REMOVED
 from compress.report.page import write_page
-from compress.report.plots import cut_stages, draw
+from compress.report.plots import draw, recorded_stages
 from compress.report.pruning import draw_cut, size_of
 from compress.report.results import write_results
 
@@ -191,4 +191,4 @@ def test_two_runs_have_a_picture_each(pruned: Json, tmp_path: Path) -> None:
 
 def test_an_id_from_elsewhere_does_not_lead_out_of_the_folder(pruned: Json) -> None:
     pruned["stages"][-1]["id"] = "../../slim"
-    assert [name for name, _, _ in cut_stages(pruned)] == ["pruning-------slim"]
+    assert [name for name, _, _ in recorded_stages(pruned, "prune")] == ["pruning-------slim"]

@@ -13,12 +13,14 @@ from matplotlib.figure import Figure
 from compress.report.scatter import (
     CROWD,
     DECODE,
+    NOT_DRAWN,
     QUALITIES,
     SIZE,
     Dot,
     choose_quality,
     collect,
     draw_scatter,
+    has_dots,
     letters_of,
     pareto_front,
     split_far,
@@ -63,7 +65,7 @@ def test_a_broken_model_is_off_the_scale_and_squashes_nothing(results: Json) -> 
 
 
 def test_most_points_are_never_off_the_scale_and_accuracy_has_no_far_side() -> None:
-    dots = [Dot(1.0, y, "a", "onnx", "int8") for y in (1.0, 1.0, 9000.0, 10000.0)]
+    dots = [Dot(1.0, y, "a", "onnx", "int8") for y in (1.0, 1.0, 9000.0, 9001.0)]
     assert len(split_far(dots, PERPLEXITY)[0]) == 4
     assert split_far([*dots, dots[0]], PERPLEXITY)[1] == dots[2:]
     assert split_far([*dots, dots[0]], ACCURACY)[1] == []
@@ -71,28 +73,43 @@ def test_most_points_are_never_off_the_scale_and_accuracy_has_no_far_side() -> N
 
 
 def test_rows_without_values_are_listed(results: Json) -> None:
+    del results["rows"][5]
     decode = results["rows"][4]["measurements"]["decode_tokens_per_second"]
     decode.update(value=None, reason="killed")
     dots, left_out = collect(results, PERPLEXITY, DECODE)
-    assert len(dots) == 5
+    assert len(dots) == 4
     assert left_out == ["int4 (torch)"]
     figure, _ = drawn(results, DECODE)
     assert figure.get_supxlabel() == "Not drawn, a value is missing: int4 (torch)."
 
 
-def test_without_any_value_the_plot_says_so_and_names_the_rows(results: Json) -> None:
+def test_without_any_value_there_are_no_dots(results: Json) -> None:
+    assert has_dots(results, DECODE)
     for row in results["rows"]:
-        row["measurements"] = {}
-    figure, texts = drawn(results, DECODE)
-    assert figure.axes == []
-    said = " ".join(texts).replace("\n", " ")
-    assert "No row has both perplexity and decode speed: teacher (torch), teacher (ONNX), student (torch)" in said
+        del row["measurements"]["decode_tokens_per_second"]
+    assert not has_dots(results, DECODE)
+    assert has_dots(results, SIZE)
+
+
+def test_a_quantized_torch_row_is_drawn_only_where_its_onnx_row_is_not(results: Json) -> None:
+    def dots() -> list[tuple[str, str]]:
+        return [(dot.label, dot.format) for dot in collect(results, PERPLEXITY, DECODE)[0]]
+
+    assert dots()[-3:] == [("student", "torch"), ("student", "onnx"), ("int4", "onnx")]
+    figure, _ = drawn(results, DECODE)
+    assert figure.get_supxlabel() == NOT_DRAWN
+    results["rows"][5]["measurements"]["decode_tokens_per_second"]["value"] = None
+    assert dots()[-1] == ("int4", "torch")
+    del results["rows"][5]
+    assert dots()[-1] == ("int4", "torch")
 
 
 def test_torch_and_onnx_in_one_place_share_a_label(results: Json) -> None:
     _, texts = drawn(results, SIZE)
-    # The fp32 rows coincide; the int4 rows differ in size.
-    assert [texts.count(id) for id in ("teacher", "student", "int4")] == [1, 1, 2]
+    # The fp32 rows coincide; of int4 only the ONNX row is drawn.
+    assert [texts.count(id) for id in ("teacher", "student", "int4")] == [1, 1, 1]
+    results["rows"][3]["size_bytes"] //= 2
+    assert drawn(results, SIZE)[1].count("student") == 2
 
 
 def test_in_a_crowd_torch_points_lose_their_labels_and_the_plot_says_so(
@@ -100,7 +117,7 @@ def test_in_a_crowd_torch_points_lose_their_labels_and_the_plot_says_so(
 ) -> None:
     for i in range(CROWD):
         for format, size in (("torch", 9.0), ("onnx", 1.5)):
-            results["rows"].append(row(f"q{i}", "student", format, "int4", (size, 6.1 + 0.1 * i, 700.0)))
+            results["rows"].append(row(f"q{i}", "student", format, "fp32", (size, 6.1 + 0.1 * i, 700.0)))
     figure, texts = drawn(results, SIZE)
     assert texts.count("q3") == 1
     assert "A torch point without a name has that of the ONNX point" in figure.get_supxlabel()

@@ -51,8 +51,8 @@ def test_bars_are_clipped_but_their_numbers_are_whole() -> None:
     assert [bar.get_width() for bar in perplexity.patches] == [1.0, -1.0]
 
 
-def test_no_stage_is_said() -> None:
+def test_what_no_stage_has_measured_has_no_panel() -> None:
     figure = Figure(figsize=(10, 3), layout="constrained")
     FigureCanvasAgg(figure)
-    draw_stage_bars(figure, [])
-    assert "No stage was run." in [text.get_text() for text in figure.texts]
+    draw_stage_bars(figure, [Step("quantize: a", 0.5, None, None, 1.0), Step("export: a", None, None, None, 2.0)])
+    assert [axes.get_title().split("\n")[0] for axes in figure.axes] == ["Size", "Time spent"]
