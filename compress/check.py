@@ -25,6 +25,7 @@ from compress.errors import ArtifactError, RecipeError, StageError
 from compress.explain import name_of
 from compress.models.kind import class_name, is_causal
 from compress.overrides import is_folder
+from compress.quantize.options import QuantizeOptions
 from compress.recipe import Recipe, Step, read_draft
 from compress.stages import STAGES
 from compress.training.options import TrainingOptions
@@ -58,6 +59,7 @@ def check(recipe: Recipe) -> list[str]:
         _tokens_and_templates(recipe, origins)
         _written(recipe, origins)
         configs = _steps(recipe, origins)
+        _slow(recipe, configs, notes)
         _limits(recipe, configs)
         _benchmark(recipe, configs, notes)
         found = recipe.document.in_order(recipe.document.problems)
@@ -69,13 +71,18 @@ def check(recipe: Recipe) -> list[str]:
 
 
 def forecasts(recipe: Recipe) -> list[str]:
-    """Return what each step of a recipe without problems will cut; empty where it cuts nothing or a config is not known here."""
+    """Return what each step of a recipe without problems will make of sizes; empty where it changes none or a config is not known here."""
     configs = _steps(recipe, look_at(recipe, []))
     pairs = [(configs.get(step.source), configs.get(step.id)) for step in recipe.steps]
-    return [
-        cut_words(before, after) if step.word == "prune" and before and after else ""
-        for step, (before, after) in zip(recipe.steps, pairs, strict=True)
-    ]
+    return [_forecast(step, before, after) for step, (before, after) in zip(recipe.steps, pairs, strict=True)]
+
+
+def _forecast(step: Step, before: Config | None, after: Config | None) -> str:
+    if isinstance(step.options, QuantizeOptions):
+        from compress.check_quantize import quantize_words
+
+        return quantize_words(step.options, before) if before else ""
+    return cut_words(before, after) if step.word == "prune" and before and after else ""
 
 
 def _data(recipe: Recipe, notes: list[str]) -> None:
@@ -302,6 +309,16 @@ def _limits(recipe: Recipe, configs: dict[str, Config | None]) -> None:
                 recipe.document.complain(
                     ("limits", id, name), f"limits.{id}.{name} can never be met: {why}; leave it out"
                 )
+
+
+def _slow(recipe: Recipe, configs: dict[str, Config | None], notes: list[str]) -> None:
+    for step in recipe.steps:
+        config = configs.get(step.source)
+        if step.valid and config and isinstance(step.options, QuantizeOptions):
+            # imports numpy, which most checks do not need
+            from compress.check_quantize import slow_notes
+
+            notes += [f"{step.where} {note}" for note in slow_notes(step.options, config)]
 
 
 def _benchmark(recipe: Recipe, configs: dict[str, Config | None], notes: list[str]) -> None:

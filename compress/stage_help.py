@@ -33,7 +33,8 @@ def one_stage(word: str) -> str:
     lines += ["  from: text or list", "      id or ids to start from (default: the line above)"]
     schema = stage.options.model_json_schema()
     lines += _options(schema, schema.get("$defs", {}), "  ")
-    uses = [f"data.{part}" for part in stage.needs if stage.reads_text is None] + (["teacher"] if stage.teacher else [])
+    where = "" if stage.reads_text is None else " where its options read text"
+    uses = [f"data.{part}{where}" for part in stage.needs] + (["teacher"] if stage.teacher else [])
     return "\n".join(
         [
             *lines,

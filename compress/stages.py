@@ -12,7 +12,6 @@ from compress.options import Options
 from compress.prune.options import PruneOptions
 from compress.prune.plan import plan as plan_prune
 from compress.quantize.options import QuantizeOptions
-from compress.quantize.schemes import plan as plan_quantize
 from compress.train.options import TrainOptions
 
 Plan = Callable[[Any, dict[str, Any]], dict[str, Any]]
@@ -48,6 +47,13 @@ class Stage:
     def needs_of(self, options: Any) -> tuple[str, ...]:
         """Return the parts of the data without which the stage cannot do what its options say."""
         return self.needs if self.reads_text is None or self.reads_text(options) else ()
+
+
+def _plan_quantize(options: QuantizeOptions, config: dict[str, Any]) -> dict[str, Any]:
+    # imports numpy, which most commands do not need
+    from compress.quantize.schemes import plan
+
+    return plan(options, config)
 
 
 def _reads_text(options: QuantizeOptions) -> bool:
@@ -94,7 +100,7 @@ def _rows() -> tuple[Stage, ...]:
             "compress.quantize.stage:run",
             revision=2,
             needs=("calibration",),
-            plan=plan_quantize,
+            plan=_plan_quantize,
             reads_text=_reads_text,
         ),
         Stage(

@@ -251,7 +251,7 @@ def test_a_wrong_part_hides_what_follows_from_it_alone(place):
     text = TEXT.replace("{model: model}", "{modell: model}") + "  - distill: {tokens: 9}\n  - quantize: {bits: 3}\n"
     assert said(place, text) == [
         "3:11: teacher has no option 'modell'. Did you mean 'model'?",
-        "9:16: stages[1].quantize.bits must be 4 or 8, got 3",
+        "9:16: stages[1].quantize.bits must be 2, 4 or 8, or {budget: …}, got 3",
     ]
 
 

@@ -49,7 +49,7 @@ planted.yaml:9:5: error: stages[0].prune: remove.layers 99 would remove 99 of LA
 planted.yaml:10:5: error: stages[1]: there is no stage 'distil'. Did you mean 'distill'?
       - distil:   {id: student, tokens: 1000}
         ^
-planted.yaml:11:41: error: stages[2].quantize.bits must be 4 or 8, got 3
+planted.yaml:11:41: error: stages[2].quantize.bits must be 2, 4 or 8, or {budget: …}, got 3
       - quantize: {id: int4, from: student, bits: 3}
                                             ^
 planted.yaml:12:32: error: stages[3].export.from: there is no 'int8' above. Did you mean 'int4'?

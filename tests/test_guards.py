@@ -48,6 +48,7 @@ RANKS = {
     "recipe": 9,
     "check_models": 10,
     "check_sizes": 10,
+    "check_quantize": 10,
     "check_distill": 10,
     "check": 11,
     "schema": 11,

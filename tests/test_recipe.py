@@ -73,7 +73,7 @@ def test_a_list_runs_the_line_for_each(tmp_path):
         ("{}", "5: stages[1] must be one verb with its options, such as `prune: {remove: {layers: 1}}`, got {}"),
         ("exprot: {}", "5: stages[1]: there is no stage 'exprot'. Did you mean 'export'?"),
         ("quantize: 4", "5: stages[1].quantize must be a mapping of options, got 4"),
-        ("quantize:", "5: stages[1].quantize needs 'bits'"),
+        ("quantize:", "5: stages[1].quantize: needs exactly one of bits, size_mb"),
         ("quantize: {bits: 4, id: A}", "25: stages[1].quantize.id must be made of a-z, 0-9 and - (at most 64 characters), got 'A'"),
         ("quantize: {bits: 4, id: null}", "25: stages[1].quantize.id must be made of a-z, 0-9 and - (at most 64 characters), got null"),
         ("quantize: {bits: 4, id: start}", "25: stages[1].quantize.id: 'start' is reserved; give another id"),
@@ -82,7 +82,7 @@ def test_a_list_runs_the_line_for_each(tmp_path):
         ("quantize: {bits: 4, from: [slim, slim]}", "38: stages[1].quantize.from: 'slim' stands here twice; keep one of them"),
         ("quantize: {bits: 4, from: []}", "25: stages[1].quantize.from must be an id or a list of ids, got []"),
         ("quantize: {bits: 4, from: [1]}", "25: stages[1].quantize.from must be an id or a list of ids, got [1]"),
-        ("quantize: {bits: 4, block: null}", "25: stages[1].quantize.block must be 16, 32, 64, 128 or 256, got null"),
+        ("quantize: {bits: 4, block: 48}", "25: stages[1].quantize.block must be 16, 32, 64, 128 or 256, got 48"),
         ("export: {id: x}", "14: stages[1].export has no option 'id': an ONNX artifact keeps the id of what it is made from"),
         ("prune: {id: p, remove: {layers: 1.5}}", "29: stages[1].prune.remove.layers must be a count such as 1, or a fraction such as 0.25, got 1.5"),
         ("distill: {tokens: 9, batch: 8, accumulate: 3}", "5: stages[1].distill: accumulate (3) must divide batch (8)"),
@@ -102,7 +102,7 @@ def test_an_id_of_a_wrong_line_counts_as_known(tmp_path):
     lines = "  - quantise: {id: a}\n  - quantize: {id: b, from: a, bits: 3}\n  - export: {from: [a, b]}\nlimits: {b: {size_mb: 1}}\n"
     assert said(tmp_path, BASE + lines) == [
         "9:5: stages[1]: there is no stage 'quantise'. Did you mean 'quantize'?",
-        "10:32: stages[2].quantize.bits must be 4 or 8, got 3",
+        "10:32: stages[2].quantize.bits must be 2, 4 or 8, or {budget: …}, got 3",
     ]
 
 

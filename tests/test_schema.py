@@ -27,7 +27,8 @@ KNOWN = {"$ref", "$defs", "$schema", "title", "description", "default", "type", 
 
 def has_type(value: Any, name: str) -> bool:
     if name in ("integer", "number"):
-        return isinstance(value, int if name == "integer" else int | float) and not isinstance(value, bool)
+        whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+        return (whole if name == "integer" else isinstance(value, int | float)) and not isinstance(value, bool)
     return isinstance(value, TYPES[name])
 
 

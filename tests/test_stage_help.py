@@ -28,10 +28,10 @@ def test_every_option_is_listed_with_its_meaning(word):
 
 def test_kinds_defaults_and_what_is_inside_are_shown():
     text = one_stage("quantize")
-    assert "  bits: 4 | 8  (required)\n" in text
+    assert "  bits: 2 | 4 | 8 or mapping\n" in text
     assert "  block: 16 | 32 | 64 | 128 | 256  (default 32)\n" in text
     assert "  symmetric: true | false  (default true)\n" in text
-    assert text.endswith("needs nothing else; gives a torch folder")
+    assert text.endswith("needs data.calibration where its options read text; gives a torch folder")
     assert "      length: whole number >= 2  (default 256)\n" in one_stage("prune")
     assert one_stage("distill").endswith("needs data.train, teacher; gives a torch folder")
 

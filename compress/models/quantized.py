@@ -19,7 +19,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -27,49 +27,15 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from compress.errors import ArtifactError
+from compress.models.scheme import Precision, Scheme
 
 FILE = "quantization.safetensors"
 SCHEMA = 1
 # One key only: safetensors writes several in an order that changes from run to run.
 _METADATA = "quantization"
 
-# "embed_tokens" and "lm_head" first: an embedding may stand inside a part named attention.
-_CLASSES: Mapping[str, tuple[str, ...]] = {
-    "embedding": ("embed_tokens", "wte", "wpe", "embed_positions", "embed_in"),
-    "head": ("lm_head", "embed_out"),
-    "attention": ("self_attn", "attn", "attention"),
-    "ffn": ("mlp", "fc1", "fc2", "feed_forward", "block_sparse_moe"),
-}
-
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
-Precision = Literal["fp32", "int8", "int4", "int2", "mixed"]
-Activations = Literal["none", "dynamic", "static"]
-
-
-@dataclass(frozen=True)
-class Scheme:
-    """The grid of one weight of shape [N, K]: bits of a code, weights in a block, zero points or none.
-
-    A block of K weights is a scale for each output channel. activations: what becomes of the input that the weight is
-    multiplied with: `none` (the runtime's own choice), `dynamic` (8 bits, range taken as it runs) or `static` (8 bits, range known).
-    """
-
-    bits: int
-    block: int
-    symmetric: bool
-    shape: tuple[int, int]
-    activations: Activations = "none"
-
-    @property
-    def groups(self) -> int:
-        """Return G, the number of blocks in a row."""
-        return -(-self.shape[1] // self.block)
-
-    @property
-    def middle(self) -> int:
-        """Return the code that means 0 in a symmetric scheme."""
-        return 1 << (self.bits - 1)
 
 
 @dataclass(frozen=True)
@@ -148,15 +114,6 @@ def dequantize(weight: QuantizedWeight) -> Floats:
         codes -= unpack(weight.zero_points, scheme.bits, scheme.groups).astype(np.float32)[..., None]
     codes *= weight.scales[..., None]
     return np.ascontiguousarray(codes.reshape(rows, -1)[:, :width])
-
-
-def weight_class(name: str) -> str:
-    """Return embedding, head, attention, ffn or other, from the name of a weight in torch or in our ONNX graphs."""
-    parts = name.replace("/", ".").split(".")
-    for key, words in _CLASSES.items():
-        if any(part in words for part in parts):
-            return key
-    return "other"
 
 
 def write(folder: Path, weights: Mapping[str, QuantizedWeight], left_out: Sequence[str] = ()) -> Path:

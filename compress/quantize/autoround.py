@@ -30,7 +30,7 @@ from torch import Tensor
 from compress.errors import MissingExtra, StageError
 from compress.models.folder import load_model
 from compress.models.grid import Grid, in_blocks, middle, round_to_codes, values
-from compress.models.quantized import Scheme
+from compress.models.scheme import Scheme
 from compress.quantize.rtn import Rounded
 
 _PACKAGE = "auto_round"

@@ -1,65 +1,79 @@
-"""GPTQ on a whole model: the embedding, then layer by layer, then the head; what is no part of these is rounded to nearest."""
+"""Weights rounded on calibration text: the embedding, then layer by layer, then the head; what is none of these to the nearest."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from compress.contract import Progress
+from compress.contract import Progress, silent
 from compress.errors import StageError
-from compress.models.families import family_of
-from compress.models.quantized import QuantizedWeight, Scheme, store
+from compress.models.quantized import QuantizedWeight
+from compress.models.scheme import Scheme
+from compress.quantize.autoround import autoround
 from compress.quantize.embedding import round_embedding
 from compress.quantize.finished import Finished, put
 from compress.quantize.fisher import measure_curvature
 from compress.quantize.gptq import Settings, gptq
+from compress.quantize.grids import Grids
 from compress.quantize.layerwise import Layerwise, Method
 from compress.quantize.options import QuantizeOptions
 from compress.quantize.rtn import Rounded, round_to_nearest
+from compress.quantize.scaling import Awq
 
-# Windows on which the curvature of the embedding is measured: 128 do what 256 do.
-_CURVATURE_WINDOWS = 128
+# Tokens on which the curvature of the embedding is measured: more than these change its codes little, and take a backward pass each.
+_CURVATURE_TOKENS = 1 << 13
+
+# (name, weight [N, K], moments of its inputs [K, K]) -> its codes.
+RoundOne = Callable[[str, Tensor, Tensor], Rounded]
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Text to calibrate on, where what is done is kept, and the seed. Shapes: ids [N, T]."""
+    """Text to calibrate on, the folder of the model, where what is done is kept, and the seed. Shapes: ids [N, T]."""
 
     ids: Tensor
+    source: Path
     scratch: Path
     seed: int
 
 
-def round_by_layer(
-    model: Any, schemes: Mapping[str, Scheme], options: QuantizeOptions, calibration: Calibration, progress: Progress
+def round_on_text(
+    model: Any, grids: Grids, options: QuantizeOptions, calibration: Calibration, progress: Progress
 ) -> dict[str, QuantizedWeight]:
-    """Round the weights of these names in place, and return what is stored.
+    """Round the weights of these grids in place by gptq, awq or autoround, and return what is stored.
 
     Raises StageError where a weight or an input is not finite.
     """
-    said = options.gptq
-    settings = Settings(said.damping, said.activation_order, said.refine)
+    schemes, finished = grids.schemes, Finished(calibration.scratch / "layers")
+    one = _round_one(options, schemes)
 
-    def round_one(name: str, weight: Tensor, moments: Tensor) -> QuantizedWeight | None:
-        if name not in schemes:
-            return None
-        scheme = schemes[name]
-        return stored(scheme, _checked(name, weight, moments, scheme, settings))
+    def round_weight(name: str, weight: Tensor, moments: Tensor) -> QuantizedWeight | None:
+        return grids.stored(name, one(name, weight, moments)) if name in schemes else None
 
-    family = family_of(model.config.to_dict())
-    work = Layerwise(model, family, calibration.ids, Method(round_one, said.target))
-    finished = Finished(calibration.scratch / "layers")
+    prepare = Awq(model, schemes).prepare if options.method == "awq" else None
+    target = options.gptq.target if options.method == "gptq" else "own"
+    done: dict[str, QuantizedWeight] = {}
+    work = (
+        Layerwise(model, calibration.ids, Method(round_weight, target, prepare))
+        if options.method != "autoround"
+        else None
+    )
     embedding, head = embedding_and_head(model)
     if embedding in schemes:
-        work.stored |= _embedding(model, embedding, schemes[embedding], settings, calibration, finished)
-    work.run(finished, progress)
-    if head in schemes and head != embedding:
-        work.round_head(head)
-    return work.stored | _rest(model, {name: schemes[name] for name in schemes if name not in work.stored})
+        done |= _embedding(model, grids, one, calibration, finished)
+    if work is None:
+        done |= _autoround(model, grids, options, calibration, finished)
+    else:
+        work.run(finished, progress)
+        if head in schemes and head != embedding and work.gives_head:
+            work.round_head(head)
+        done |= work.stored
+    return done | to_nearest(model, grids, [name for name in schemes if name not in done])
 
 
 def embedding_and_head(model: Any) -> tuple[str, str]:
@@ -71,45 +85,80 @@ def embedding_and_head(model: Any) -> tuple[str, str]:
     return names[id(model.get_input_embeddings().weight)], "" if head is None else names[id(head.weight)]
 
 
-def stored(scheme: Scheme, rounded: Rounded) -> QuantizedWeight:
-    """Return a rounded weight as it is stored."""
-    zeros = None if scheme.symmetric else rounded.zeros.cpu().numpy()
-    return store(scheme, rounded.codes.cpu().numpy(), rounded.scales.cpu().numpy(), zeros)
+def to_nearest(
+    model: Any, grids: Grids, names: Sequence[str], progress: Progress = silent
+) -> dict[str, QuantizedWeight]:
+    """Round weights to the nearest value, in place, and return what is stored.
+
+    Raises StageError where a weight is not finite.
+    """
+    found: dict[str, QuantizedWeight] = {}
+    weights = {name: model.get_parameter(name).detach() for name in names}
+    total, done = sum(weight.numel() for weight in weights.values()), 0
+    for name, weight in weights.items():
+        scheme = grids.schemes[name]
+        with _explained(name):
+            rounded = round_to_nearest(weight, scheme.bits, scheme.block, scheme.symmetric)
+        found[name] = grids.stored(name, rounded)
+        put(weight, found[name])
+        done += weight.numel()
+        progress(done, total, "weights", name)
+    return found
 
 
-def _checked(name: str, weight: Tensor, moments: Tensor, scheme: Scheme, settings: Settings) -> Rounded:
+@contextmanager
+def _explained(name: str) -> Iterator[None]:
     try:
-        return gptq(weight, moments, (scheme.bits, scheme.block, scheme.symmetric), settings)
+        yield
     except ValueError as error:
         raise StageError(f"{name}: {error}; the model is damaged, train or load it again") from error
 
 
+def _round_one(options: QuantizeOptions, schemes: Mapping[str, Scheme]) -> RoundOne:
+    settings = Settings(options.gptq.damping, options.gptq.activation_order, options.gptq.refine)
+
+    def one(name: str, weight: Tensor, moments: Tensor) -> Rounded:
+        scheme = schemes[name]
+        grid = (scheme.bits, scheme.block, scheme.symmetric)
+        with _explained(name):
+            if options.method == "awq":
+                return round_to_nearest(weight, *grid, moments.diagonal())
+            return gptq(weight, moments, grid, settings)
+
+    return one
+
+
 def _embedding(
-    model: Any, name: str, scheme: Scheme, settings: Settings, calibration: Calibration, finished: Finished
+    model: Any, grids: Grids, one: RoundOne, calibration: Calibration, finished: Finished
 ) -> dict[str, QuantizedWeight]:
     """Round the embedding for its uses; without a head there is no loss to take them from, and it is rounded to nearest."""
+    name, head = embedding_and_head(model)
     if finished.has("embedding"):
         return finished.read("embedding", model)
-    _, head = embedding_and_head(model)
     if not head:
         return {}
-    curvature = measure_curvature(model, calibration.ids[:_CURVATURE_WINDOWS], calibration.seed).embedding
+    windows = max(1, _CURVATURE_TOKENS // calibration.ids.shape[1])
+    curvature = measure_curvature(model, calibration.ids[:windows], calibration.seed).embedding
     weight = model.get_parameter(name).detach()
-
-    def rows(some: Tensor, moments: Tensor) -> Rounded:
-        return _checked(name, some, moments, scheme, settings)
-
-    entry = stored(scheme, round_embedding(weight, curvature, head == name, rows))
+    entry = grids.stored(
+        name, round_embedding(weight, curvature, head == name, lambda rows, seen: one(name, rows, seen))
+    )
     put(weight, entry)
     finished.write("embedding", {name: entry}, {})
     return {name: entry}
 
 
-def _rest(model: Any, schemes: Mapping[str, Scheme]) -> dict[str, QuantizedWeight]:
-    found: dict[str, QuantizedWeight] = {}
-    for name, scheme in schemes.items():
-        weight = model.get_parameter(name).detach()
-        rounded = round_to_nearest(weight, scheme.bits, scheme.block, scheme.symmetric)
-        found[name] = stored(scheme, rounded)
-        put(weight, found[name])
+def _autoround(
+    model: Any, grids: Grids, options: QuantizeOptions, calibration: Calibration, finished: Finished
+) -> dict[str, QuantizedWeight]:
+    """Round what AutoRound knows: projections of the layers, and a head of its own."""
+    if finished.has("autoround"):
+        return finished.read("autoround", model)
+    embedding, _ = embedding_and_head(model)
+    schemes = {name: scheme for name, scheme in grids.schemes.items() if name != embedding}
+    rounded = autoround(calibration.source, calibration.ids, schemes, calibration.seed, options.autoround.iterations)
+    found = {name: grids.stored(name, each) for name, each in rounded.items()}
+    for name, entry in found.items():
+        put(model.get_parameter(name), entry)
+    finished.write("autoround", found, {})
     return found

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from compress.contract import Json, Progress
 from compress.errors import StageError
-from compress.models.quantized import Scheme, weight_class
+from compress.models.scheme import Scheme, stored_bytes, weight_class
 from compress.quantize.choose import Candidate, choose
 from compress.quantize.facts import significant
 from compress.quantize.fisher import measure_curvature
@@ -20,7 +20,7 @@ from compress.quantize.schemes import Assignment, Matrix, said_of
 from compress.quantize.sensitivity import Weights, estimated, measured
 
 # Blocks that may be chosen, by bits: wider ones save little where codes are wide, narrower ones cost as much as another bit.
-BLOCKS = {2: (16, 32, 64), 4: (16, 32, 64, 128), 8: (32, 64, 128)}
+BLOCKS = {2: (32, 64, 128), 4: (16, 32, 64, 128), 8: (32, 64, 128)}
 RECORD = "sensitivity.json"
 _FLOAT_BYTES = 4
 
@@ -95,13 +95,6 @@ class Choice:
         assert options.size_mb is not None
         others: int = sum(weight.numel() for weight in self._model.parameters() if weight.ndim < 2) * _FLOAT_BYTES
         return int(options.size_mb * 1e6) - left_out - others
-
-
-def stored_bytes(scheme: Scheme) -> int:
-    """Return the bytes of codes, scales and zero points."""
-    rows, groups = scheme.shape[0], scheme.groups
-    zeros = 0 if scheme.symmetric else -(-groups * scheme.bits // 8)
-    return rows * (groups * -(-scheme.block * scheme.bits // 8) + groups * _FLOAT_BYTES + zeros)
 
 
 def schemes_of(record: Json, before: Mapping[str, Scheme]) -> dict[str, Scheme]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from compress.contract import Json, Skipped
 from compress.models import quantized
 from compress.models.quantized import QuantizedWeight
+from compress.models.scheme import weight_class
 
 _FLOAT_BYTES = 4
 
@@ -24,7 +25,7 @@ class Errors:
 
     def add(self, name: str, before: Tensor, after: Tensor) -> None:
         """Take in a weight, as it was and as it is. Shapes: both [N, K]."""
-        for key in (quantized.weight_class(name), "all"):
+        for key in (weight_class(name), "all"):
             difference = (after - before).double()
             self.error[key] = self.error.get(key, 0.0) + float(difference.square().sum())
             self.weight[key] = self.weight.get(key, 0.0) + float(before.double().square().sum())
@@ -51,14 +52,14 @@ def facts_of(stored: Mapping[str, QuantizedWeight], floats: Mapping[str, int], e
     count += sum(size // _FLOAT_BYTES for size in floats.values())
     classes: dict[str, int] = {}
     for name, size in sizes.items():
-        classes[quantized.weight_class(name)] = classes.get(quantized.weight_class(name), 0) + size
+        classes[weight_class(name)] = classes.get(weight_class(name), 0) + size
     schemes = {name: entry.scheme for name, entry in stored.items()}
     return {
         "precision": quantized.Schemes(schemes, tuple(floats)).precision,
         "weights": len(stored),
         "bits_per_weight": significant(8 * sum(sizes.values()) / count),
         "megabytes": {key: significant(classes[key] / 1e6) for key in sorted(classes)},
-        "relative_squared_error": errors.relative(),
+        **({"relative_squared_error": errors.relative()} if errors.error else {}),
     }
 
 

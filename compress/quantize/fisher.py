@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.contract import Progress, silent
+from compress.errors import StageError
 from compress.models.layers import hooked
 
 # Logits held at once.
@@ -63,6 +64,7 @@ def measure_curvature(
     """Return the curvature of a causal language model on windows of text; `linears`: of its linear layers too.
 
     Shapes: ids [N, T]. Memory: one window's activations; with `linears` as much as the model's weights.
+    Raises StageError where logits are not finite.
     """
     work = _Work(model, seed)
     rows = max(1, _LOGITS // (ids.shape[1] * model.config.vocab_size))
@@ -90,7 +92,7 @@ class _Work:
         self._inputs = torch.zeros(width, width, **sums)
         self._hidden = torch.zeros(self._head.weight.shape[1], self._head.weight.shape[1], **sums)
         self._diagonals: dict[str, Tensor] = {}
-        self._tokens = 0
+        self._tokens, self._windows = 0, 0
 
     def hooks(self) -> Iterator[Any]:
         """Yield hooks on every linear layer but the head."""
@@ -100,10 +102,10 @@ class _Work:
 
     def _note(self, name: str) -> Callable[..., None]:
         def forward(_module: Any, args: tuple[Tensor, ...], output: Tensor) -> None:
-            windows = args[0].detach()
+            inputs = args[0].detach()
 
             def backward(gradient: Tensor) -> None:
-                for g, x in zip(gradient, windows, strict=True):
+                for g, x in zip(self._by_window(gradient), self._by_window(inputs), strict=True):
                     found = (g.T @ x).square_()
                     self._diagonals[name] = self._diagonals[name].add_(found) if name in self._diagonals else found
 
@@ -111,8 +113,13 @@ class _Work:
 
         return forward
 
+    def _by_window(self, seen: Tensor) -> Tensor:
+        """Return what a linear layer saw as [B, T, width]: OPT's feed-forward is given all tokens of a batch in a row."""
+        return seen.reshape(self._windows, -1, seen.shape[-1])
+
     def see(self, ids: Tensor) -> None:
         """Take in windows. Shapes: ids [B, T]."""
+        self._windows = len(ids)
         entering: list[Tensor] = []
 
         def leaf(_module: Any, _args: Any, output: Tensor) -> Tensor:
@@ -126,6 +133,10 @@ class _Work:
         ]
         with hooked(iter(handles)):
             logits = self._model(input_ids=ids, use_cache=False).logits.flatten(0, 1)
+        if not bool(torch.isfinite(logits).all()):
+            raise StageError(
+                "what the model says of the calibration text is not finite; it is damaged, train or load it again"
+            )
         drawn = self._draw(logits.detach(), hidden[0].flatten(0, 1))
         nn.functional.cross_entropy(logits.float(), drawn, reduction="sum").backward()  # type: ignore[no-untyped-call]
         gradient = entering[0].grad

@@ -26,7 +26,7 @@ from compress.quantize.rtn import Rounded, round_to_nearest
 
 # Channels whose errors are added to the rest of the matrix at once.
 _LAZY = 128
-_SWEEPS = 3
+_SWEEPS = 2
 # Floats held at once while scales are fitted.
 _CHUNK = 1 << 23
 _RIDGE = 1e-4
@@ -143,7 +143,7 @@ def compensated_codes(weight: Tensor, factor: Tensor, grid: Columns, order: Tens
 
 
 def descended_codes(weight: Tensor, damped: Tensor, codes: Tensor, grid: Columns, order: Tensor) -> Tensor:
-    """Return codes [N, K] that no change of a single one would better, or those of the last of three sweeps. Shapes as above."""
+    """Return codes [N, K] that no change of a single one would better, or those of the last of two sweeps. Shapes as above."""
     moments = damped.float()[order][:, order]
     diagonal = moments.diagonal()
     codes = codes.clone()

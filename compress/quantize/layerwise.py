@@ -6,7 +6,8 @@ those before it were rounded ("true sequential"). One model is in memory: a laye
 
 A layer that is done is written to `scratch`; a run that was stopped reads the layers that are there and goes on with the next.
 
-Memory: the model, and of the calibration text 24 bytes for each token and channel; one layer's activations and moments.
+Memory: the model, and of the calibration text 24 bytes for each token and channel and 4 for each token and feed-forward column;
+one layer's activations and moments.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from compress.contract import Progress
 from compress.errors import StageError
+from compress.models.families import family_of
 from compress.models.family import Family, Weight
 from compress.models.layers import base_of, layers_of
 from compress.models.quantized import QuantizedWeight
@@ -30,8 +32,8 @@ from compress.quantize.targets import Moments, moved
 Target = Literal["stream", "own"]
 # (name of a weight, float weight [N, K], moments [K, K]) -> what is stored, or None where it stays in float.
 Round = Callable[[str, Tensor, Tensor], QuantizedWeight | None]
-# (number of a layer, layer, moments by path of a projection): what changes a layer without changing what it says.
-Prepare = Callable[[int, Any, Mapping[str, Moments]], None]
+# (layer, moments by path of a projection): what changes a layer without changing what it says.
+Prepare = Callable[[Any, Mapping[str, Moments]], None]
 _ATTENTION_IN = ("q", "kv", "qkv", "qkv_by_head")
 _FFN_IN = ("ffn", "gate_up")
 
@@ -54,13 +56,16 @@ class Layerwise:
     ids   calibration windows. Shapes: [N, T].
     """
 
-    def __init__(self, model: Any, family: Family, ids: Tensor, method: Method) -> None:
+    def __init__(self, model: Any, ids: Tensor, method: Method) -> None:
+        family = family_of(model.config.to_dict())
         self._model, self._family, self._method = model, family, method
         self._ids = whole_batches(ids)
         self._layers = layers_of(model, family)
         self._calls: list[Call] = layer_calls(model, family, self._ids)
         self._float = first_streams(model, family, self._ids)
         self._rounded: list[Tensor] = []
+        # What the feed-forward's output projection of the layer at hand was given, batch by batch.
+        self._seen: list[Trace] = []
         self.stored: dict[str, QuantizedWeight] = {}
 
     def run(self, finished: Finished, progress: Progress) -> None:
@@ -75,8 +80,14 @@ class Layerwise:
                 found = self._layer(index, layer)
                 finished.write(name, found, _others(layer, self._prefix(index), found))
                 self.stored |= found
-            self._rounded = [forward(layer, stream, self._calls[index]) for stream in self._rounded]
+            self._rounded = [self._after(index, layer, batch) for batch in range(len(self._rounded))]
+            self._seen = []
             progress(index + 1, len(self._layers), "layers")
+
+    @property
+    def gives_head(self) -> bool:
+        """Whether the head reads what leaves the last norm: that of a masked language model has layers of its own before it."""
+        return self._family.residual != "together"
 
     def round_head(self, name: str) -> None:
         """Round the head, which reads the last norm; call it after the layers."""
@@ -98,7 +109,7 @@ class Layerwise:
         given = tuple(rows[0].path for rows in (attention_in, ffn_in) if rows)
         traces = [Trace(layer, stream, call, given, [row.path for row in outputs]) for stream in self._float]
         if self._method.prepare:
-            self._method.prepare(index, layer, self._inputs(index, layer))
+            self._method.prepare(layer, self._inputs(index, layer))
         for rows, output in ((attention_in, family.attention_out), (ffn_in, family.ffn_out)):
             if rows:
                 self._round_inputs(index, layer, rows, traces)
@@ -141,7 +152,21 @@ class Layerwise:
             given, gave = self._beside(path)
             seen = Trace(layer, stream, self._calls[index], given, gave, until=path)
             moments.add(seen.given[path], None if own else self._aim(path, batch, trace, seen) - bias)
+            if path == self._family.ffn_out:
+                self._seen.append(seen)
         self._set(f"{self._prefix(index)}{path}.weight", module.weight, moments, moments.targets)
+
+    def _after(self, index: int, layer: Any, batch: int) -> Tensor:
+        """Return the rounded stream after a layer that is done; most families need only the last projection for it."""
+        stream, call, path = self._rounded[batch], self._calls[index], self._family.ffn_out
+        if self._family.residual != "after" or not self._family.attention_out:
+            return forward(layer, stream, call)
+        given, gave = self._beside(path)
+        # A run that goes on after a kill must add up in the same order.
+        seen = self._seen[batch] if self._seen else Trace(layer, stream, call, given, gave, until=path)
+        with torch.no_grad():
+            last: Tensor = layer.get_submodule(path)(seen.given[path])
+        return stream + seen.gave[self._family.attention_out] + last.reshape(stream.shape)
 
     def _beside(self, path: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Return whose input and output must be seen for the aim of an output projection."""

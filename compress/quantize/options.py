@@ -11,6 +11,7 @@ from compress.options import Options, must_be
 
 Bits = Literal[2, 4, 8]
 Block = Literal[16, 32, 64, 128, 256]
+Activations = Literal["none", "dynamic", "static"]
 Positive = Annotated[float, Field(gt=0)] | Annotated[int, Field(gt=0)]
 _BITS = must_be("2, 4 or 8, or {budget: …}")
 
@@ -29,12 +30,20 @@ class WeightOptions(Options):
     bits: Bits | None = Field(None, description="bits of a code")
     block: Block | None = Field(None, description="weights that share a scale")
     symmetric: bool | None = Field(None, description="true: no zero points; false: a zero point for each block")
-    activations: Literal["none", "dynamic", "static"] | None = Field(None, description="as for all")
+    activations: Activations | None = Field(None, description="as for all")
 
     @model_validator(mode="after")
     def _something(self) -> Self:
         if not self.model_fields_set:
             raise ValueError("needs at least one of bits, block, symmetric, activations")
+        if self.activations in ("dynamic", "static"):
+            if self.bits not in (None, 8):
+                raise ValueError(f"activations {self.activations} need bits: 8, got {self.bits}")
+            if self.block is not None or self.symmetric is False:
+                raise ValueError(
+                    f"activations {self.activations} go with one scale for each output channel and no zero points; "
+                    "leave block and symmetric out"
+                )
         return self
 
 
@@ -48,7 +57,8 @@ class Calibration(Options):
 class GptqOptions(Options):
     """How GPTQ goes."""
 
-    damping: Annotated[float, Field(gt=0, le=1)] = Field(
+    # less is lost in float64 where few tokens say little of many channels
+    damping: Annotated[float, Field(ge=1e-6, le=1)] = Field(
         0.01, description="part of the mean of the Hessian's diagonal that is added to it"
     )
     activation_order: bool = Field(True, description="channels that carry most are rounded first")
@@ -62,6 +72,12 @@ class GptqOptions(Options):
     )
 
 
+class AutoRoundOptions(Options):
+    """How AutoRound goes."""
+
+    iterations: Annotated[int, Field(ge=1)] = Field(200, description="steps for each layer")
+
+
 class QuantizeOptions(Options):
     """Put every matrix, embedding and lm_head included, on an integer grid in blocks along the input axis."""
 
@@ -71,45 +87,94 @@ class QuantizeOptions(Options):
     size_mb: Positive | None = Field(
         None, description="megabytes (1,000,000 bytes) of all matrices as stored, in place of bits: a choice by weight"
     )
-    method: Literal["rtn", "gptq"] = Field(
+    method: Literal["rtn", "gptq", "awq", "autoround"] = Field(
         "rtn",
         description="rtn: round to nearest, with the scale that a search finds best; gptq: on calibration text, layer by layer, "
-        "each weight rounded so that others make its error good",
+        "each weight rounded so that others make its error good; awq: channels scaled so that those that carry most are rounded "
+        "least; autoround: rounding learned by the package auto-round (extra [autoround])",
     )
-    block: Block = Field(32, description="weights that share a scale")
+    block: Block | None = Field(32, description="weights that share a scale; null: all of an output channel")
     symmetric: bool = Field(True, description="true: no zero points; false: a zero point for each block")
     weights: dict[str, WeightOptions] = Field(
         default_factory=dict,
         description="patterns (as in a shell) of weights that are treated otherwise, such as "
-        '{"*embed_tokens*": {bits: 8}}; the last one that matches holds; each must match one',
+        '{"*embed_tokens*": {bits: 8}}: bits, block, symmetric, activations; what later patterns say holds; each must match one',
+    )
+    activations: Activations = Field(
+        "none",
+        description="none: what the runtime makes of inputs by itself; dynamic: inputs in 8 bits, range taken as it runs, for each "
+        "token (MatMulInteger); static: range known from calibration text (QuantizeLinear, for NPUs); both need bits: 8",
+    )
+    smooth: bool = Field(
+        True,
+        description="with activations: large input channels made smaller by scales folded into the weights (SmoothQuant)",
     )
     leave_out: tuple[str, ...] = Field(
         (), description="patterns (as in a shell) of weights that stay in float; each must match one"
     )
-    calibration: Calibration = Field(Calibration(), description="for gptq, and for a choice by weight")
+    calibration: Calibration = Field(Calibration(), description="for all but plain rounding")
     sensitivity: Literal["fisher", "kl"] = Field(
         "fisher",
         description="where bits are chosen by weight, what a weight costs: fisher: estimated from one backward pass; kl: measured, "
         "one weight at a time",
     )
     gptq: GptqOptions = Field(GptqOptions(), description="how gptq goes")
+    autoround: AutoRoundOptions = Field(AutoRoundOptions(), description="how autoround goes")
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if (self.bits is None) == (self.size_mb is None):
             raise ValueError("needs exactly one of bits, size_mb")
-        if self.method != "gptq" and "gptq" in self.model_fields_set:
-            raise ValueError(f"gptq says how that method goes, and method is {self.method}; leave it out")
+        for name in ("gptq", "autoround"):
+            if self.method != name and name in self.model_fields_set:
+                raise ValueError(f"{name} says how that method goes, and method is {self.method}; leave it out")
         if not self.chooses and "sensitivity" in self.model_fields_set:
             raise ValueError("sensitivity is for a choice by weight (bits: {budget: …} or size_mb); leave it out")
-        if self.method == "rtn" and not self.chooses and "calibration" in self.model_fields_set:
-            raise ValueError("calibration: method rtn reads no text; leave it out, or use method: gptq")
+        self._check_activations()
+        if not self.reads_text and "calibration" in self.model_fields_set:
+            raise ValueError("calibration: nothing here reads text; leave it out, or use method: gptq")
         return self
+
+    def _check_activations(self) -> None:
+        if not self.rounds_inputs:
+            if "smooth" in self.model_fields_set:
+                raise ValueError("smooth is for activations dynamic or static; leave it out")
+            return
+        if self.method == "autoround":
+            raise ValueError(
+                f"method autoround learns weights alone, not with activations {self.activations}; use gptq or rtn"
+            )
+        if self.activations == "none":
+            return
+        if self.chooses:
+            raise ValueError(
+                f"activations {self.activations} need bits: 8, so that there is no choice by weight; use one of both"
+            )
+        if self.bits != 8:
+            raise ValueError(f"activations {self.activations} need bits: 8, got {self.bits}")
+        if not self.symmetric:
+            raise ValueError(f"activations {self.activations} go with weights without zero points; leave symmetric out")
+        if "block" in self.model_fields_set and self.block is not None:
+            raise ValueError(
+                f"activations {self.activations} go with one scale for each output channel; leave block out"
+            )
+
+    @property
+    def rounds_inputs(self) -> bool:
+        """Whether the inputs of some weights are rounded to 8 bits."""
+        asked = [self.activations, *(other.activations for other in self.weights.values())]
+        return any(each in ("dynamic", "static") for each in asked)
+
+    @property
+    def scales_channels(self) -> bool:
+        """Whether weights are scaled before they are rounded, so that they are no longer those of the model that came in."""
+        return self.method == "awq" or (self.rounds_inputs and self.smooth)
 
     @property
     def reads_text(self) -> bool:
         """Whether calibration text is needed."""
-        return self.method != "rtn" or self.chooses
+        static = "static" in (self.activations, *(other.activations for other in self.weights.values()))
+        return self.method != "rtn" or self.chooses or static or (self.rounds_inputs and self.smooth)
 
     @property
     def chooses(self) -> bool:

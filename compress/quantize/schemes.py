@@ -7,14 +7,17 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, get_args
 
-from compress.models.families import axis_sizes, parameters_of, shape_of
+from compress.models.families import architecture_of, axis_sizes, family_of, parameters_of, shape_of, skipped_positions
 from compress.models.family_table import FAMILIES
-from compress.models.quantized import Scheme
+from compress.models.kind import class_name
+from compress.models.scheme import Scheme, weight_class
 from compress.quantize.options import Block, QuantizeOptions
 
 # Their layers store weights with the input axis first (Conv1D), and no export takes them.
 TRANSPOSED_FAMILIES = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
 SHOWN_NAMES = 4
+# Of weights whose inputs are not rounded, in a model where others' are.
+_BLOCK = 32
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,11 @@ class Matrix:
     def name(self) -> str:
         """Return the first name."""
         return self.names[0]
+
+    @property
+    def is_table(self) -> bool:
+        """Say whether rows are read from it, and nothing is multiplied with it."""
+        return weight_class(self.name) == "embedding" and len(self.names) == 1
 
     def matches(self, pattern: str) -> bool:
         """Say whether a shell pattern is one of its names."""
@@ -85,13 +93,14 @@ def assign(options: QuantizeOptions, matrices: Sequence[Matrix]) -> Assignment:
 
 
 def _scheme(options: QuantizeOptions, matrix: Matrix) -> Scheme:
-    said: dict[str, Any] = {
-        "bits": options.bits if isinstance(options.bits, int) else 4,
-        "block": options.block,
-        "symmetric": options.symmetric,
-    }
-    said |= said_of(options, matrix)
-    return Scheme(shape=(matrix.shape[0], matrix.shape[1]), **said)
+    said, shape = said_of(options, matrix), (matrix.shape[0], matrix.shape[1])
+    activations = said.get("activations", options.activations)
+    if activations != "none" and not matrix.is_table:
+        # the inputs of all products of a row share its scale
+        return Scheme(8, shape[1], True, shape, activations)
+    bits = said.get("bits", options.bits if isinstance(options.bits, int) else 4)
+    block = said.get("block", options.block if options.activations == "none" else _BLOCK)
+    return Scheme(bits, block or shape[1], said.get("symmetric", options.symmetric), shape)
 
 
 def said_of(options: QuantizeOptions, matrix: Matrix) -> dict[str, Any]:
@@ -117,6 +126,12 @@ def plan(options: QuantizeOptions, config: dict[str, Any]) -> dict[str, Any]:
     if options.method != "rtn" and model_type not in FAMILIES:
         raise ValueError(f"method {options.method} does not know the layers of {model_type!r} models; use method: rtn")
     if matrices := matrices_of(config):
+        if options.chooses and not _predicts_tokens(config):
+            raise ValueError(
+                f"bits chosen by weight need the loss of a language model, and {class_name(config)} is none; use bits: 2, 4 or 8"
+            )
+        if options.reads_text:
+            _check_length(options, config)
         found = assign(options, matrices)
         for matrix in matrices:
             if len(matrix.names) > 1 and matrix.name in found.schemes:
@@ -124,14 +139,29 @@ def plan(options: QuantizeOptions, config: dict[str, Any]) -> dict[str, Any]:
     return dict(config)
 
 
+def _predicts_tokens(config: Mapping[str, Any]) -> bool:
+    rows = family_of(config).heads[architecture_of(config)]
+    return any(row.kind == "head" and "vocab" in row.axes for row in rows)
+
+
+def _check_length(options: QuantizeOptions, config: Mapping[str, Any]) -> None:
+    context, length = shape_of(config).context, options.calibration.length
+    if context is None or length <= (longest := context - skipped_positions(config)):
+        return
+    raise ValueError(
+        f"quantize.calibration.length {length} is longer than the model's context of {longest} tokens; use at most {longest}"
+    )
+
+
 def _check_tied(scheme: Scheme, matrix: Matrix) -> None:
     width = matrix.shape[1]
-    if width % scheme.block == 0:
+    # A short last block is run too, but a table of rows is read faster without one.
+    if width % scheme.block == 0 or scheme.activations != "none":
         return
     legal = [block for block in get_args(Block) if width % block == 0]
     if legal:
         nearest = min(legal, key=lambda block: (abs(block - scheme.block), block))
-        advice = f'the nearest block that does is {nearest}: block: {nearest}, or weights: {{"{matrix.name}": {{block: {nearest}}}}}'
+        advice = f"the nearest block that does is {nearest}"
     else:
         advice = f"no block does; leave it out: leave_out: [{matrix.name}]"
     raise ValueError(f"quantize.block {scheme.block} does not divide the width {width} of the tied embedding; {advice}")

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from compress.contract import Progress
 from compress.models.grid import Grid, values
-from compress.models.quantized import Scheme
+from compress.models.scheme import Scheme
 from compress.quantize.fisher import Curvature, EmbeddingCurvature
 from compress.quantize.rtn import round_to_nearest
 

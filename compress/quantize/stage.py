@@ -7,7 +7,7 @@ the codes, which export packs into ONNX.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,13 +19,13 @@ from compress.contract import Context, Outcome
 from compress.errors import StageError
 from compress.models import quantized
 from compress.models.folder import load_model, read_config, save_model, stored_weights, take_into_memory
-from compress.models.quantized import QuantizedWeight, Scheme
-from compress.quantize.by_layer import Calibration, embedding_and_head, round_by_layer, stored
+from compress.quantize.autoround import refuse_missing
+from compress.quantize.by_layer import Calibration, embedding_and_head, round_on_text, to_nearest
 from compress.quantize.choosing import RECORD, Choice, Text, schemes_of
 from compress.quantize.facts import Errors, facts_of, float_bytes, skipped_of
-from compress.quantize.finished import put
+from compress.quantize.grids import Grids, measure_ranges
 from compress.quantize.options import QuantizeOptions
-from compress.quantize.rtn import round_to_nearest
+from compress.quantize.scaling import smooth_model
 from compress.quantize.schemes import SHOWN_NAMES, Assignment, Matrix, assign, plan
 from compress.quantize.sensitivity import Weights
 
@@ -37,6 +37,8 @@ def run(options: QuantizeOptions, context: Context) -> Outcome:
     text to calibrate on.
     """
     _check(options, context)
+    if options.method == "autoround":
+        refuse_missing()
     ids = _windows(options, context) if options.reads_text else None
     model = load_model(context.source, context.device)
     take_into_memory(model, context.source)
@@ -48,15 +50,21 @@ def run(options: QuantizeOptions, context: Context) -> Outcome:
     _refuse_unfit(model, [matrix for matrix in matrices if matrix.name in found.schemes])
     if ids is not None and options.chooses:
         found = _chosen(model, options, ids, (matrices, weights, found), context)
+    if ids is not None and options.rounds_inputs and options.smooth:
+        smooth_model(model, found.schemes, ids, context.progress)
+    ranges = {} if ids is None else measure_ranges(model, found.schemes, ids, context.progress)
+    grids = Grids(found.schemes, ranges)
     if options.method == "rtn":
-        done = _to_nearest(weights, found.schemes, context)
+        with _one_thread():
+            done = to_nearest(model, grids, list(found.schemes), context.progress)
     else:
         assert ids is not None
-        calibration = Calibration(ids, context.scratch, context.seed)
-        done = round_by_layer(model, found.schemes, options, calibration, context.progress)
+        calibration = Calibration(ids, context.source, context.scratch, context.seed)
+        done = round_on_text(model, grids, options, calibration, context.progress)
     errors = Errors()
-    for name, weight in stored_weights(context.source, found.schemes):
-        errors.add(name, weight, weights[name].detach().cpu())
+    if not options.scales_channels:
+        for name, weight in stored_weights(context.source, found.schemes):
+            errors.add(name, weight, weights[name].detach().cpu())
     save_model(model, context.target, context.source)
     quantized.write(context.target, done, sorted(found.left_out))
     floats = float_bytes({matrix.name: matrix.shape for matrix in matrices if matrix.name in found.left_out})
@@ -152,23 +160,3 @@ def _refuse_unfit(model: Any, chosen: Sequence[Matrix]) -> None:
             f"{len(deep)} weights have more than two dimensions, {', '.join(deep[:SHOWN_NAMES])}: blocks along an input axis "
             "are made of matrices only; name them in quantize.leave_out to keep them in float"
         )
-
-
-def _to_nearest(
-    weights: Mapping[str, Tensor], schemes: Mapping[str, Scheme], context: Context
-) -> dict[str, QuantizedWeight]:
-    """Round weights in place, and return what is stored."""
-    found: dict[str, QuantizedWeight] = {}
-    total, done = sum(weights[name].numel() for name in schemes), 0
-    with _one_thread():
-        for name, scheme in schemes.items():
-            weight = weights[name].detach()
-            try:
-                rounded = round_to_nearest(weight, scheme.bits, scheme.block, scheme.symmetric)
-            except ValueError as error:
-                raise StageError(f"{name}: {error}; the model is damaged, train or load it again") from error
-            found[name] = stored(scheme, rounded)
-            put(weight, found[name])
-            done += weight.numel()
-            context.progress(done, total, "weights", name)
-    return found

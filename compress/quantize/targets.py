@@ -20,12 +20,14 @@ _CHUNK = 4096
 
 
 class Moments:
-    """Sums over tokens, in float64: of the inputs with themselves, and of targets with the inputs.
+    """Sums over tokens, in float64: of the inputs with themselves, of targets with the inputs, and of sizes of inputs.
 
-    Shapes: inputs [K, K]; targets [T, K], T the width of what was given as a target.
+    Shapes: inputs [K, K]; targets [T, K], T the width of what was given as a target; sizes [K].
     """
 
     def __init__(self) -> None:
+        self.sizes: Tensor | None = None
+        self.tokens = 0
         self.inputs: Tensor | None = None
         self.targets: Tensor | None = None
 
@@ -33,8 +35,16 @@ class Moments:
         """Take in tokens. Shapes: inputs [..., K], targets [..., T]."""
         x = inputs.detach().flatten(0, -2).float()
         self.inputs = _added(self.inputs, x, x)
+        sizes = x.abs().sum(0, dtype=torch.float64)
+        self.sizes = sizes if self.sizes is None else self.sizes + sizes
+        self.tokens += len(x)
         if targets is not None:
             self.targets = _added(self.targets, targets.detach().flatten(0, -2).float(), x)
+
+    def mean_sizes(self) -> Tensor:
+        """Return the mean |input| of each channel [K]."""
+        assert self.sizes is not None
+        return (self.sizes / self.tokens).float()
 
     def read(self) -> Tensor:
         """Return the moments of the inputs [K, K] in float64."""

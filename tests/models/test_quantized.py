@@ -10,7 +10,8 @@ import pytest
 from compress.artifact import sha256_of
 from compress.errors import ArtifactError
 from compress.models import quantized
-from compress.models.quantized import QuantizedFile, QuantizedWeight, Scheme, dequantize, pack, store, unpack
+from compress.models.quantized import QuantizedFile, QuantizedWeight, dequantize, pack, store, unpack
+from compress.models.scheme import Scheme, weight_class
 from tests.references.number_grid import unpacked
 
 
@@ -99,7 +100,7 @@ def test_precision_imports_no_torch(tmp_path: Path) -> None:
     ],
 )
 def test_weight_classes(name: str, expected: str) -> None:
-    assert quantized.weight_class(name) == expected
+    assert weight_class(name) == expected
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:

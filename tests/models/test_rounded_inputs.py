@@ -9,8 +9,9 @@ import torch
 from compress.models import quantized
 from compress.models.folder import load_model, save_model
 from compress.models.input_grid import static_grid
-from compress.models.quantized import Scheme, store
+from compress.models.quantized import store
 from compress.models.rounded_inputs import round_inputs, rounded_by_row, rounded_static
+from compress.models.scheme import Scheme
 from tests.references import rounded_inputs as slow
 from tests.references.tiny_families import tiny_model
 

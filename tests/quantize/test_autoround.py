@@ -18,7 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from compress.errors import MissingExtra, StageError
 from compress.models.grid import Grid, in_blocks, max_abs_grid, min_max_grid, round_to_codes, values
-from compress.models.quantized import Scheme
+from compress.models.scheme import Scheme
 from compress.quantize import autoround as file
 from compress.quantize.autoround import as_rounded, autoround
 from compress.quantize.rtn import Rounded

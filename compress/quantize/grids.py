@@ -1,0 +1,66 @@
+"""The grids that weights are put on, with the ranges of inputs that are known, and what is stored of a rounded weight."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from compress.contract import Progress
+from compress.models.layers import hooked
+from compress.models.quantized import QuantizedWeight, store
+from compress.models.scheme import Scheme
+from compress.quantize.rtn import Rounded
+
+# Windows whose inputs say the range of static activations.
+_WINDOWS = 64
+_BATCH = 8
+
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Grids:
+    """Schemes by weight name, and the lowest and highest input of those whose activations are static."""
+
+    schemes: Mapping[str, Scheme]
+    ranges: Mapping[str, Range] = field(default_factory=dict)
+
+    def stored(self, name: str, rounded: Rounded) -> QuantizedWeight:
+        """Return a rounded weight as it is stored."""
+        scheme = self.schemes[name]
+        zeros = None if scheme.symmetric else rounded.zeros.cpu().numpy()
+        return store(scheme, rounded.codes.cpu().numpy(), rounded.scales.cpu().numpy(), zeros, self.ranges.get(name))
+
+
+def measure_ranges(model: Any, schemes: Mapping[str, Scheme], ids: Tensor, progress: Progress) -> dict[str, Range]:
+    """Return the lowest and highest input of every weight whose activations are static. Shapes: ids [N, T]."""
+    wanted = {name for name, scheme in schemes.items() if scheme.activations == "static"}
+    if not wanted:
+        return {}
+    names: dict[int, str] = {}
+    for name, weight in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(weight), name)
+    found: dict[str, Range] = {}
+
+    def note(name: str) -> Callable[[Any, tuple[Tensor, ...]], None]:
+        def see(_module: Any, args: tuple[Tensor, ...]) -> None:
+            low, high = found.get(name, (0.0, 0.0))
+            found[name] = min(low, float(args[0].min())), max(high, float(args[0].max()))
+
+        return see
+
+    def hooks() -> Iterator[Any]:
+        for module in model.modules():
+            name = names.get(id(getattr(module, "weight", None)), "")
+            if name in wanted and isinstance(module, torch.nn.Linear):
+                yield module.register_forward_pre_hook(note(name))
+
+    with hooked(hooks()), torch.no_grad():
+        for done, batch in enumerate(torch.split(ids[:_WINDOWS], _BATCH)):
+            model(input_ids=batch.to(model.device), use_cache=False)
+            progress(min((done + 1) * _BATCH, _WINDOWS), _WINDOWS, "windows", "ranges of inputs")
+    return found
