@@ -116,8 +116,13 @@ def dequantize(weight: QuantizedWeight) -> Floats:
     return np.ascontiguousarray(codes.reshape(rows, -1)[:, :width])
 
 
-def write(folder: Path, weights: Mapping[str, QuantizedWeight], left_out: Sequence[str] = ()) -> Path:
-    """Write quantization.safetensors; `left_out` names the matrices that stayed in float. The bytes are repeatable."""
+def write(
+    folder: Path, weights: Mapping[str, QuantizedWeight], left_out: Sequence[str] = (), scaled: bool = False
+) -> Path:
+    """Write quantization.safetensors; `left_out` names the matrices that stayed in float. The bytes are repeatable.
+
+    scaled   channels were scaled before rounding: the codes are not those of the float weights that came in
+    """
     tensors: dict[str, npt.NDArray[Any]] = {}
     for name, weight in sorted(weights.items()):
         tensors[f"{name}.codes"] = weight.codes
@@ -127,7 +132,7 @@ def write(folder: Path, weights: Mapping[str, QuantizedWeight], left_out: Sequen
         if weight.input_range is not None:
             tensors[f"{name}.input_range"] = np.array(weight.input_range, np.float32)
     schemes = {name: asdict(weight.scheme) for name, weight in weights.items()}
-    said = {"schema": SCHEMA, "weights": schemes, "left_out": sorted(left_out)}
+    said = {"schema": SCHEMA, "weights": schemes, "left_out": sorted(left_out), "scaled": scaled}
     path = folder / FILE
     save_file(tensors, path, metadata={_METADATA: json.dumps(said, sort_keys=True, separators=(",", ":"))})
     return path
@@ -140,10 +145,12 @@ def is_quantized(folder: Path) -> bool:
 
 @dataclass(frozen=True)
 class Schemes:
-    """What quantization.safetensors says of itself: the scheme of each weight, and which matrices stayed in float."""
+    """What quantization.safetensors says of itself: the scheme of each weight, which matrices stayed in float, and
+    whether channels were scaled before rounding."""
 
     weights: Mapping[str, Scheme]
     left_out: tuple[str, ...]
+    scaled: bool = False
 
     @property
     def precision(self) -> Precision:
@@ -178,7 +185,7 @@ def read_schemes(folder: Path) -> Schemes:
             )
             for name, entry in said["weights"].items()
         }
-        return Schemes(schemes, tuple(said["left_out"]))
+        return Schemes(schemes, tuple(said["left_out"]), bool(said.get("scaled", False)))
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise ArtifactError(f"{path}: not readable ({error}); quantize the model again") from error
 

@@ -66,7 +66,7 @@ def run(options: QuantizeOptions, context: Context) -> Outcome:
         for name, weight in stored_weights(context.source, found.schemes):
             errors.add(name, weight, weights[name].detach().cpu())
     save_model(model, context.target, context.source)
-    quantized.write(context.target, done, sorted(found.left_out))
+    quantized.write(context.target, done, sorted(found.left_out), options.scales_channels)
     floats = float_bytes({matrix.name: matrix.shape for matrix in matrices if matrix.name in found.left_out})
     return Outcome(facts_of(done, floats, errors), skipped_of(done, floats, found.left_out))
 

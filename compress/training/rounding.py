@@ -53,6 +53,7 @@ class Rounding(nn.Module):
     def __init__(self, stored: QuantizedWeight, learn_zero_points: bool) -> None:
         super().__init__()
         self.scheme = stored.scheme
+        self.input_range = stored.input_range
         grid = stored_grid(stored)
         self.register_buffer("input_sizes", torch.ones(stored.scheme.shape[1]))
         self.register_buffer("start_scales", grid.scales, persistent=False)
@@ -117,7 +118,9 @@ class Rounding(nn.Module):
         """Return the codes, scales and zero points of what forward gives."""
         grid = integer_grid(*self.grid(), self.scheme.bits)
         zeros = None if self.scheme.symmetric else _bytes(grid.zeros)
-        return quantized.store(self.scheme, _bytes(self._codes(learned)), grid.scales.cpu().numpy(), zeros)
+        return quantized.store(
+            self.scheme, _bytes(self._codes(learned)), grid.scales.cpu().numpy(), zeros, self.input_range
+        )
 
 
 def _whole(tensor: Tensor) -> Tensor:
@@ -155,7 +158,8 @@ def open_student(folder: Path, device: str = "cpu", learn_zero_points: bool = Fa
 
     learn_zero_points   of a quantized folder, where the scheme has them
     origin              the folder that a quantized one was made from: its weights, which know more than their codes, become
-                        the latent ones. None, or a folder that is quantized itself: the rounded weights do
+                        the latent ones. None, a folder that is quantized itself, or channels scaled before rounding: the
+                        rounded weights do
 
     Until something is trained the codes are those of the folder, whatever method chose them.
     Raises StageError where `origin` is another model, and ArtifactError where a folder cannot be read.
@@ -163,7 +167,8 @@ def open_student(folder: Path, device: str = "cpu", learn_zero_points: bool = Fa
     model = load_model(folder, device)
     if not quantized.is_quantized(folder):
         return model
-    floats = _weights_of(origin) if origin is not None and not quantized.is_quantized(origin) else None
+    scaled = quantized.read_schemes(folder).scaled
+    floats = None if origin is None or scaled or quantized.is_quantized(origin) else _weights_of(origin)
     places = _places(model)
     with QuantizedFile(folder) as file:
         for name in file.schemes.weights:
@@ -340,4 +345,5 @@ def write_student(model: nn.Module, folder: Path, tokenizer_from: Path) -> None:
         else:
             parameter.copy_(trained[name])
     save_model(plain, folder, tokenizer_from)
-    quantized.write(folder, stored, quantized.read_schemes(tokenizer_from).left_out)
+    before = quantized.read_schemes(tokenizer_from)
+    quantized.write(folder, stored, before.left_out, before.scaled)

@@ -20,7 +20,7 @@ from compress.quantize.stage import list_matrices, run
 from tests.prune.tiny_stage import Text
 from tests.references.tiny_families import tiny_model
 
-GPTQ = {"method": "gptq", "calibration": {"windows": 8, "length": 16}, "gptq": {"refine": 1}}
+GPTQ = {"method": "gptq", "calibration": {"windows": 8, "length": 16}, "gptq": {"refine": 0}}
 
 
 @pytest.fixture(scope="module")
@@ -232,7 +232,6 @@ def test_gptq_errs_less_in_what_the_model_says_of_its_text(tied: Path, tmp_path:
     ("family", "architecture"),
     [
         ("opt", "OPTForCausalLM"),
-        ("gpt_neo", "GPTNeoForCausalLM"),
         ("bert", "BertModel"),
         ("roberta", "RobertaForMaskedLM"),
     ],
