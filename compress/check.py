@@ -23,6 +23,7 @@ from compress.data.written.options import Instructions
 from compress.document import PathKey
 from compress.errors import ArtifactError, RecipeError, StageError
 from compress.explain import name_of
+from compress.export.options import ExportOptions
 from compress.models.kind import class_name, is_causal
 from compress.overrides import is_folder
 from compress.quantize.options import QuantizeOptions
@@ -319,6 +320,11 @@ def _slow(recipe: Recipe, configs: dict[str, Config | None], notes: list[str]) -
             from compress.check_quantize import slow_notes
 
             notes += [f"{step.where} {note}" for note in slow_notes(step.options, config)]
+        if step.valid and isinstance(step.options, ExportOptions) and step.options.accuracy_level == 0:
+            notes.append(
+                f"{step.where} slow: at accuracy_level 0 MatMulNBits turns weights into float at each token, some ten times slower "
+                "than a float model; leave it out where speed counts"
+            )
 
 
 def _benchmark(recipe: Recipe, configs: dict[str, Config | None], notes: list[str]) -> None:

@@ -19,8 +19,6 @@ from compress.export.graph_edit import MICROSOFT, constant, initializer, operato
 from compress.models.quantized import QuantizedWeight, pack, unpack
 from compress.models.scheme import Scheme
 
-# Activations are rounded to int8 in blocks; level 0 keeps them in float and is some 25 times slower per token.
-ACCURACY_LEVEL = 4
 _LEGAL = {2: (128, 64, 32), 4: (256, 128, 64, 32, 16), 8: (256, 128, 64, 32, 16)}
 
 
@@ -57,13 +55,15 @@ def stored_values(graph: ir.Graph, module: str, weight: QuantizedWeight) -> list
     return [initializer(graph, f"{prefix}.{key}", array) for key, array in arrays.items() if array is not None]
 
 
-def matmul_nodes(module: str, x: ir.Value, scheme: Scheme, stored: Sequence[ir.Value]) -> list[ir.Node]:
-    """Return MatMulNBits. Shapes: x [B, T, K] float32; result [B, T, N]."""
+def matmul_nodes(
+    module: str, x: ir.Value, scheme: Scheme, stored: Sequence[ir.Value], accuracy_level: int
+) -> list[ir.Node]:
+    """Return MatMulNBits; at accuracy level 4 it rounds x to 8 bits in blocks. Shapes: x [B, T, K] float32; result [B, T, N]."""
     rows, width = scheme.shape
     attributes = {
         "K": width,
         "N": rows,
-        "accuracy_level": ACCURACY_LEVEL,
+        "accuracy_level": accuracy_level,
         "bits": scheme.bits,
         "block_size": scheme.block,
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -41,6 +41,11 @@ class ExportOptions(Options):
 
     tolerance: Annotated[float, Field(gt=0)] = Field(
         1e-4, description="largest difference of float logits, torch against ONNX, relative to the largest logit"
+    )
+    accuracy_level: Literal[0, 4] = Field(
+        4,
+        description="how MatMulNBits takes the inputs of weights in blocks: 4: rounded to 8 bits in blocks; 0: in float, exact and many "
+        "times slower",
     )
 
 

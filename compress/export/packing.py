@@ -50,13 +50,13 @@ def can_join_qkv(schemes: Mapping[str, Scheme], layer: int) -> bool:
     return len({scheme and (scheme.bits, scheme.block, scheme.symmetric, scheme.activations) for scheme in found}) == 1
 
 
-def pack_graph(model: ir.Model, file: QuantizedFile) -> None:
+def pack_graph(model: ir.Model, file: QuantizedFile, accuracy_level: int = 4) -> None:
     """Replace the float weights of the graph by the stored codes, in place.
 
     Memory: the codes, and one float weight at a time.
     Raises StageError where a stored weight has no place in the graph, or where its codes are not the graph's weight.
     """
-    packing = _Packing(model.graph, file)
+    packing = _Packing(model.graph, file, accuracy_level)
     for node in list(model.graph):
         if node.op_type == "MatMul":
             packing.pack_matmul(node)
@@ -117,8 +117,9 @@ def joined(weights: Sequence[QuantizedWeight]) -> QuantizedWeight:
 
 
 class _Packing:
-    def __init__(self, graph: ir.Graph, file: QuantizedFile) -> None:
+    def __init__(self, graph: ir.Graph, file: QuantizedFile, accuracy_level: int) -> None:
         self.graph = graph
+        self.accuracy_level = accuracy_level
         self.file = file
         self.used: set[str] = set()
         self.rows = integer_matmul.RowInputs()
@@ -147,7 +148,7 @@ class _Packing:
 
     def _blocks(self, module: str, x: Any, weight: QuantizedWeight, tied: bool) -> tuple[list[ir.Value], list[ir.Node]]:
         stored = blockwise.stored_values(self.graph, module, weight)
-        return stored, blockwise.matmul_nodes(module, x, weight.scheme, stored)
+        return stored, blockwise.matmul_nodes(module, x, weight.scheme, stored, self.accuracy_level)
 
     def _integers(
         self, module: str, x: Any, weight: QuantizedWeight, tied: bool

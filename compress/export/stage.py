@@ -37,7 +37,7 @@ def run(options: ExportOptions, context: Context) -> Outcome:
         raise StageError(f"{context.source}: {error}") from error
     precision = quantized.precision(context.source)
     context.progress(0, len(_STEPS), "steps", _STEPS[0])
-    facts: Json = {"precision": precision, **_write_graph(context)}
+    facts: Json = {"precision": precision, **_write_graph(options, context)}
     context.progress(1, len(_STEPS), "steps", _STEPS[1])
     _write_companions(config, context)
     context.progress(2, len(_STEPS), "steps", _STEPS[2])
@@ -46,9 +46,9 @@ def run(options: ExportOptions, context: Context) -> Outcome:
     return Outcome(facts)
 
 
-def _write_graph(context: Context) -> Json:
+def _write_graph(options: ExportOptions, context: Context) -> Json:
     """Write model.onnx, model.onnx.data and genai_config.json; the torch weights are freed on return."""
-    built = _graph(context.source)
+    built = _graph(context.source, options.accuracy_level)
     built.model.graph.sort()
     forget_types(built.model.graph)
     ir.save(built.model, context.target / GRAPH_FILE, external_data=DATA_FILE, size_threshold_bytes=0)
@@ -56,12 +56,12 @@ def _write_graph(context: Context) -> Json:
     return _facts(built.model, context.target)
 
 
-def _graph(source: Path) -> BuiltGraph:
+def _graph(source: Path, accuracy_level: int) -> BuiltGraph:
     if not quantized.is_quantized(source):
         return build_graph(source)
     with quantized.QuantizedFile(source) as file:
         built = build_graph(source, partial(can_join_qkv, file.schemes.weights))
-        pack_graph(built.model, file)
+        pack_graph(built.model, file, accuracy_level)
     return built
 
 

@@ -165,3 +165,12 @@ def test_a_real_model_with_int8_inputs(tmp_path: Path) -> None:
     export(quantized_folder(source, tmp_path / "torch", lambda _: (8, None, True, "dynamic")), tmp_path / "onnx")
     assert greedy(tmp_path / "onnx", prompt, 48) == genai_greedy(tmp_path / "onnx", prompt, 48)
     assert sum(path.stat().st_size for path in (tmp_path / "onnx").glob("model.onnx*")) < 3.30e6
+
+
+def test_inputs_stay_in_float_at_accuracy_level_0(packed: Packed, tmp_path: Path) -> None:
+    source, rounded = packed(bits=8)
+    export(source, tmp_path, accuracy_level=0)
+    ids = np.random.default_rng(0).integers(3, 60, (2, 12))
+    truth, exact, near = (open_decoder(folder).logits(ids) for folder in (source, tmp_path, rounded))
+    assert np.abs(exact - truth).max() < 1e-5 * np.abs(truth).max()
+    assert np.abs(near - truth).max() > 1e-4 * np.abs(truth).max()
