@@ -117,7 +117,7 @@ def test_the_weighted_error_is_close_to_the_least_that_a_dense_scan_finds(
     rounded = round_to_nearest(weight, bits, 16, symmetric, importance)
     found = weighted_errors(weight, rounded, bits, importance)
     blocks, weights = in_blocks(weight, 16).double().numpy(), in_blocks(importance[None], 16)[0].numpy()
-    points = 2000 if symmetric else 200
+    points = 800 if symmetric else 100
     least = sum(
         least_weighted_error(blocks[row, group], weights[group], bits, symmetric, points)
         for row in range(6)
