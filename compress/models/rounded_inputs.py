@@ -25,6 +25,13 @@ def rounded_by_row(x: Tensor) -> Tensor:
     return torch.round(parts / step).mul_(step).mul_(extreme)
 
 
+def rounded_in_blocks(x: Tensor, block: int) -> Tensor:
+    """Return the input as MatMulNBits rounds it at accuracy level 4: each block of channels by its own range. Shapes: [..., K], kept."""
+    width = x.shape[-1]
+    padded = torch.nn.functional.pad(x, (0, -width % block))
+    return rounded_by_row(padded.reshape(*x.shape[:-1], -1, block)).flatten(-2)[..., :width]
+
+
 def rounded_static(x: Tensor, grid: InputGrid) -> Tensor:
     """Return the input as its codes stand for it; what the range does not hold is cut off. Shapes: any, kept."""
     scale, zero = float(grid.scale), float(grid.zero)

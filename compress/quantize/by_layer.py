@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from compress.contract import Progress, silent
 from compress.errors import StageError
@@ -154,8 +154,10 @@ def _autoround(
     """Round what AutoRound knows: projections of the layers, and a head of its own."""
     if finished.has("autoround"):
         return finished.read("autoround", model)
-    embedding, _ = embedding_and_head(model)
-    schemes = {name: scheme for name, scheme in grids.schemes.items() if name != embedding}
+    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    schemes = {name: scheme for name, scheme in grids.schemes.items() if id(model.get_parameter(name)) not in tables}
+    if not schemes:
+        return {}
     rounded = autoround(calibration.source, calibration.ids, schemes, calibration.seed, options.autoround.iterations)
     found = {name: grids.stored(name, each) for name, each in rounded.items()}
     for name, entry in found.items():

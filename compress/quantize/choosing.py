@@ -15,6 +15,7 @@ from compress.models.scheme import Scheme, stored_bytes, weight_class
 from compress.quantize.choose import Candidate, choose
 from compress.quantize.facts import significant
 from compress.quantize.fisher import measure_curvature
+from compress.quantize.kernels import slow_reason
 from compress.quantize.options import Budget, QuantizeOptions
 from compress.quantize.schemes import Assignment, Matrix, said_of
 from compress.quantize.sensitivity import Weights, estimated, measured
@@ -37,6 +38,7 @@ class Choice:
     """What can be chosen for the weights of a model.
 
     A weight that is no linear layer, embedding or head keeps what the options say of all: nothing is known of what it costs.
+    So does one whose inputs are rounded: it has one grid.
     """
 
     def __init__(self, model: Any, weights: Weights, matrices: Sequence[Matrix], assignment: Assignment) -> None:
@@ -53,13 +55,17 @@ class Choice:
         grids = {
             matrix.name: self._grids(options, matrix)
             for matrix in self._matrices
-            if matrix.name in self._assignment.schemes and matrix.name in known
+            if matrix.name in known and self._is_open(matrix)
         }
         costs = estimated(self._weights, grids, curvature)
         if options.sensitivity == "kl":
             costs = measured(self._model, self._weights, grids, text.ids, costs, progress)
         fixed = {name: scheme for name, scheme in self._assignment.schemes.items() if name not in grids}
         limit = self._limit(options) - sum(stored_bytes(scheme) for scheme in fixed.values())
+        if limit < 0:
+            raise StageError(
+                f"quantize: what is not chosen takes {-limit:,} bytes more than are allowed; allow more, or leave fewer weights in float"
+            )
         candidates = [
             [Candidate(stored_bytes(scheme), cost) for scheme, cost in zip(grids[name], costs[name], strict=True)]
             for name in grids
@@ -70,8 +76,12 @@ class Choice:
             raise StageError(f"quantize: {error}; allow more, or leave fewer weights in float") from error
         return _record(options.sensitivity, grids, costs, dict(zip(grids, found, strict=True)))
 
+    def _is_open(self, matrix: Matrix) -> bool:
+        scheme = self._assignment.schemes.get(matrix.name)
+        return scheme is not None and scheme.activations == "none"
+
     def _grids(self, options: QuantizeOptions, matrix: Matrix) -> list[Scheme]:
-        """Return the grids that a weight may get: those that its own options leave open, and that ONNX Runtime runs."""
+        """Return the grids that a weight may get: those that its own options leave open, the slow ones only where they name the bits."""
         start, said = self._assignment.schemes[matrix.name], said_of(options, matrix)
         found = []
         for bits in (said["bits"],) if "bits" in said else tuple(BLOCKS):
@@ -79,7 +89,9 @@ class Choice:
                 if len(matrix.names) > 1 and matrix.shape[1] % block:
                     continue
                 symmetric = said.get("symmetric", options.symmetric or bits == 8)
-                found.append(replace(start, bits=bits, block=block, symmetric=symmetric))
+                scheme = replace(start, bits=bits, block=block, symmetric=symmetric)
+                if "bits" in said or not slow_reason(scheme, matrix):
+                    found.append(scheme)
         return found or [start]
 
     def _limit(self, options: QuantizeOptions) -> int:

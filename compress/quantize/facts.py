@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from compress.contract import Json, Skipped
@@ -14,6 +15,7 @@ from compress.models.quantized import QuantizedWeight
 from compress.models.scheme import weight_class
 
 _FLOAT_BYTES = 4
+_CHUNK = 1 << 20
 
 
 @dataclass
@@ -24,11 +26,15 @@ class Errors:
     weight: dict[str, float] = field(default_factory=dict)
 
     def add(self, name: str, before: Tensor, after: Tensor) -> None:
-        """Take in a weight, as it was and as it is. Shapes: both [N, K]."""
+        """Take in a weight, as it was and as it is. Shapes: both [N, K]. Memory: some rows in float64."""
+        rows = max(1, _CHUNK // max(1, before.shape[-1]))
+        error = weight = 0.0
+        for was, became in zip(torch.split(before, rows), torch.split(after, rows), strict=True):
+            error += float((became - was).double().square().sum())
+            weight += float(was.double().square().sum())
         for key in (weight_class(name), "all"):
-            difference = (after - before).double()
-            self.error[key] = self.error.get(key, 0.0) + float(difference.square().sum())
-            self.weight[key] = self.weight.get(key, 0.0) + float(before.double().square().sum())
+            self.error[key] = self.error.get(key, 0.0) + error
+            self.weight[key] = self.weight.get(key, 0.0) + weight
 
     def relative(self) -> Json:
         """Return squared errors as parts of the squared weights."""

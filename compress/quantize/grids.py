@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from compress.contract import Progress
+from compress.errors import StageError
 from compress.models.layers import hooked
 from compress.models.quantized import QuantizedWeight, store
 from compress.models.scheme import Scheme
@@ -37,7 +39,10 @@ class Grids:
 
 
 def measure_ranges(model: Any, schemes: Mapping[str, Scheme], ids: Tensor, progress: Progress) -> dict[str, Range]:
-    """Return the lowest and highest input of every weight whose activations are static. Shapes: ids [N, T]."""
+    """Return the lowest and highest input of every weight whose activations are static. Shapes: ids [N, T].
+
+    Raises StageError where one is not finite.
+    """
     wanted = {name for name, scheme in schemes.items() if scheme.activations == "static"}
     if not wanted:
         return {}
@@ -49,7 +54,12 @@ def measure_ranges(model: Any, schemes: Mapping[str, Scheme], ids: Tensor, progr
     def note(name: str) -> Callable[[Any, tuple[Tensor, ...]], None]:
         def see(_module: Any, args: tuple[Tensor, ...]) -> None:
             low, high = found.get(name, (0.0, 0.0))
-            found[name] = min(low, float(args[0].min())), max(high, float(args[0].max()))
+            lowest, highest = float(args[0].min()), float(args[0].max())
+            if not (math.isfinite(lowest) and math.isfinite(highest)):
+                raise StageError(
+                    f"{name}: gets inputs that are not finite; the model or the calibration text is damaged"
+                )
+            found[name] = min(low, lowest), max(high, highest)
 
         return see
 
@@ -60,7 +70,8 @@ def measure_ranges(model: Any, schemes: Mapping[str, Scheme], ids: Tensor, progr
                 yield module.register_forward_pre_hook(note(name))
 
     with hooked(hooks()), torch.no_grad():
+        total = min(len(ids), _WINDOWS)
         for done, batch in enumerate(torch.split(ids[:_WINDOWS], _BATCH)):
             model(input_ids=batch.to(model.device), use_cache=False)
-            progress(min((done + 1) * _BATCH, _WINDOWS), _WINDOWS, "windows", "ranges of inputs")
+            progress(min((done + 1) * _BATCH, total), total, "windows", "ranges of inputs")
     return found

@@ -105,9 +105,10 @@ class QuantizeOptions(Options):
         description="none: what the runtime makes of inputs by itself; dynamic: inputs in 8 bits, range taken as it runs, for each "
         "token (MatMulInteger); static: range known from calibration text (QuantizeLinear, for NPUs); both need bits: 8",
     )
-    smooth: bool = Field(
-        True,
-        description="with activations: large input channels made smaller by scales folded into the weights (SmoothQuant)",
+    smooth: bool | None = Field(
+        None,
+        description="large input channels made smaller by scales folded into the weights (SmoothQuant, scales searched); by default with "
+        "activations dynamic and static; true with none: for the rounding that ONNX Runtime makes in blocks",
     )
     leave_out: tuple[str, ...] = Field(
         (), description="patterns (as in a shell) of weights that stay in float; each must match one"
@@ -137,12 +138,17 @@ class QuantizeOptions(Options):
 
     def _check_activations(self) -> None:
         if not self.rounds_inputs:
-            if "smooth" in self.model_fields_set:
-                raise ValueError("smooth is for activations dynamic or static; leave it out")
+            if self.smooth and self.method == "autoround":
+                raise ValueError(
+                    "method autoround reads the model as it is, not smoothed; use gptq or rtn, or leave smooth out"
+                )
             return
-        if self.method == "autoround":
+        if self.method in ("awq", "autoround"):
+            asked = [self.activations, *(other.activations for other in self.weights.values())]
+            found = next(each for each in asked if each in ("dynamic", "static"))
+            what = "learns" if self.method == "autoround" else "scales channels for"
             raise ValueError(
-                f"method autoround learns weights alone, not with activations {self.activations}; use gptq or rtn"
+                f"method {self.method} {what} weights alone, not with activations {found}; use gptq or rtn"
             )
         if self.activations == "none":
             return
@@ -166,15 +172,20 @@ class QuantizeOptions(Options):
         return any(each in ("dynamic", "static") for each in asked)
 
     @property
+    def smooths(self) -> bool:
+        """Whether channels are scaled for inputs that are rounded."""
+        return self.rounds_inputs if self.smooth is None else self.smooth
+
+    @property
     def scales_channels(self) -> bool:
         """Whether weights are scaled before they are rounded, so that they are no longer those of the model that came in."""
-        return self.method == "awq" or (self.rounds_inputs and self.smooth)
+        return self.method == "awq" or self.smooths
 
     @property
     def reads_text(self) -> bool:
         """Whether calibration text is needed."""
         static = "static" in (self.activations, *(other.activations for other in self.weights.values()))
-        return self.method != "rtn" or self.chooses or static or (self.rounds_inputs and self.smooth)
+        return self.method != "rtn" or self.chooses or static or self.smooths
 
     @property
     def chooses(self) -> bool:

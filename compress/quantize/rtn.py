@@ -36,8 +36,8 @@ _CHUNK = 1 << 19
 _REFITS = 3
 # The part of the plain range that a candidate keeps. More bits lose more by clipping and less by wide steps.
 _RATIOS = {2: (0.4, 1.05, 40), 4: (0.5, 1.05, 28), 8: (0.9, 1.01, 23)}
-# Of the mean importance, added to each, so that a channel that carries nothing is still rounded to something near.
-_LEAST_IMPORTANCE = 1e-6
+# Of the mean importance, added to each, so that a channel that the calibration text leaves silent is still rounded to something near.
+_LEAST_IMPORTANCE = 1e-2
 
 
 @dataclass(frozen=True)

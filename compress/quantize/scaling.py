@@ -17,7 +17,7 @@ from compress.models.families import family_of
 from compress.models.folding import ScalingGroup, fold, groups_of, tie
 from compress.models.grid import Grid, values
 from compress.models.layers import layers_of
-from compress.models.rounded_inputs import rounded_by_row
+from compress.models.rounded_inputs import rounded_by_row, rounded_in_blocks
 from compress.models.scheme import Scheme
 from compress.models.streams import Trace, batch_size, first_streams, layer_calls
 from compress.quantize import awq, smooth
@@ -30,15 +30,19 @@ _WINDOWS = 8
 Rounded = Callable[[Tensor], Tensor]
 
 
-def smooth_model(model: Any, schemes: Mapping[str, Scheme], ids: Tensor, progress: Progress) -> None:
+def smooth_model(
+    model: Any, schemes: Mapping[str, Scheme], ids: Tensor, progress: Progress, in_blocks: bool = False
+) -> None:
     """Fold, in place, the scales that suit weights whose inputs are rounded to 8 bits.
 
-    Inputs whose readers all keep them in float are left alone. Shapes: ids [N, T]. Memory: one layer's inputs of 8 windows.
+    Inputs whose readers all have activations `none` are left alone; with `in_blocks` they are smoothed for the rounding that ONNX
+    Runtime makes by itself, in the blocks of the weights. Shapes: ids [N, T]. Memory: one layer's inputs of 8 windows.
     Raises StageError where an input is not finite.
     """
     config = model.config.to_dict()
     family = family_of(config)
     groups = groups_of(family, config)
+    schemes = {name: scheme for name, scheme in schemes.items() if in_blocks or scheme.activations != "none"}
     ids = ids[: batch_size(min(len(ids), _WINDOWS))]
     calls, (stream,) = layer_calls(model, family, ids), first_streams(model, family, ids)
     names = {id(module): name for name, module in model.named_modules()}
@@ -65,27 +69,29 @@ def _smooth(
     schemes, names = known
     modules = [inside.get_submodule(path) for path in group.consumers]
     found = [schemes.get(f"{names[id(module)]}.weight") for module in modules]
-    rounded = [
-        (module, scheme)
-        for module, scheme in zip(modules, found, strict=True)
-        if scheme is not None and scheme.activations != "none"
-    ]
+    rounded = [(module, scheme) for module, scheme in zip(modules, found, strict=True) if scheme is not None]
     if not rounded:
         return
     _, scheme = rounded[0]
-    assert scheme is not None
     # A range that is known holds all calls together.
     static = scheme.activations == "static"
     try:
         scales = smooth.search_scales(
             [module.weight for module, _ in rounded],
             inputs.flatten(0, 1)[None] if static else inputs,
-            smooth.Rounding(rounded_values(scheme), smooth.by_call if static else rounded_by_row),
+            smooth.Rounding(rounded_values(scheme), smooth.by_call if static else rounding_of(scheme)),
             lambda scales: tie(scales, group),
         )
     except ValueError as error:
         raise StageError(f"{names[id(modules[0])]}: {error}; the model or the calibration text is damaged") from error
     fold(inside, group, scales)
+
+
+def rounding_of(scheme: Scheme) -> Rounded:
+    """Return what becomes of inputs by token, or in the blocks of weights whose activations are the runtime's."""
+    if scheme.activations == "dynamic":
+        return rounded_by_row
+    return lambda inputs: rounded_in_blocks(inputs, scheme.block)
 
 
 def rounded_values(scheme: Scheme) -> Rounded:
@@ -109,7 +115,10 @@ class Awq:
         self._names = {id(module): name for name, module in model.named_modules()}
 
     def prepare(self, layer: Any, inputs: Mapping[str, Moments]) -> None:
-        """Search and fold the scales of every group of a layer; `inputs` are the moments of what its projections read."""
+        """Search and fold the scales of every group of a layer; `inputs` are the moments of what its projections read.
+
+        Raises StageError where a weight or an input is not finite.
+        """
         for group in self._groups:
             modules = [layer.get_submodule(path) for path in group.consumers]
             found = [(module, self._schemes.get(f"{self._names[id(module)]}.weight")) for module in modules]
@@ -117,11 +126,16 @@ class Awq:
             if not rounded:
                 continue
             moments = inputs[group.consumers[0]]
-            scales = awq.search_scales(
-                [module.weight for module, _ in rounded],
-                moments.read(),
-                moments.mean_sizes(),
-                rounded_values(rounded[0][1]),
-                lambda scales, group=group: tie(scales, group),  # type: ignore[misc]
-            )
+            try:
+                scales = awq.search_scales(
+                    [module.weight for module, _ in rounded],
+                    moments.read(),
+                    moments.mean_sizes(),
+                    rounded_values(rounded[0][1]),
+                    lambda scales, group=group: tie(scales, group),  # type: ignore[misc]
+                )
+            except ValueError as error:
+                raise StageError(
+                    f"{self._names[id(modules[0])]}: {error}; the model or the calibration text is damaged"
+                ) from error
             fold(layer, group, scales)

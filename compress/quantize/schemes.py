@@ -73,7 +73,8 @@ class Assignment:
 def assign(options: QuantizeOptions, matrices: Sequence[Matrix]) -> Assignment:
     """Return what the options say of each matrix; where bits are chosen by weight, each starts with 4.
 
-    Raises ValueError for a pattern that matches none, and where nothing would be left to quantize.
+    Raises ValueError for a pattern that matches none, where nothing would be left to quantize, and for a grid that does not go with
+    rounded inputs.
     """
     for what, patterns in (("leave_out", options.leave_out), ("weights", tuple(options.weights))):
         for pattern in patterns:
@@ -96,11 +97,22 @@ def _scheme(options: QuantizeOptions, matrix: Matrix) -> Scheme:
     said, shape = said_of(options, matrix), (matrix.shape[0], matrix.shape[1])
     activations = said.get("activations", options.activations)
     if activations != "none" and not matrix.is_table:
+        _refuse_said(said, activations, matrix)
         # the inputs of all products of a row share its scale
         return Scheme(8, shape[1], True, shape, activations)
     bits = said.get("bits", options.bits if isinstance(options.bits, int) else 4)
     block = said.get("block", options.block if options.activations == "none" else _BLOCK)
     return Scheme(bits, block or shape[1], said.get("symmetric", options.symmetric), shape)
+
+
+def _refuse_said(said: Mapping[str, Any], activations: str, matrix: Matrix) -> None:
+    own = [f"bits: {said['bits']}"] if said.get("bits", 8) != 8 else []
+    own += [f"block: {said['block']}"] if "block" in said else []
+    own += [] if said.get("symmetric", True) else ["symmetric: false"]
+    if own:
+        raise ValueError(
+            f"quantize.weights: {own[0]} for {matrix.name} does not go with activations: {activations}; add activations: none there"
+        )
 
 
 def said_of(options: QuantizeOptions, matrix: Matrix) -> dict[str, Any]:
@@ -125,6 +137,8 @@ def plan(options: QuantizeOptions, config: dict[str, Any]) -> dict[str, Any]:
         )
     if options.method != "rtn" and model_type not in FAMILIES:
         raise ValueError(f"method {options.method} does not know the layers of {model_type!r} models; use method: rtn")
+    if options.rounds_inputs and options.smooth and model_type not in FAMILIES:
+        raise ValueError(f"smooth does not know the layers of {model_type!r} models; use smooth: false")
     if matrices := matrices_of(config):
         if options.chooses and not _predicts_tokens(config):
             raise ValueError(

@@ -50,8 +50,8 @@ def run(options: QuantizeOptions, context: Context) -> Outcome:
     _refuse_unfit(model, [matrix for matrix in matrices if matrix.name in found.schemes])
     if ids is not None and options.chooses:
         found = _chosen(model, options, ids, (matrices, weights, found), context)
-    if ids is not None and options.rounds_inputs and options.smooth:
-        smooth_model(model, found.schemes, ids, context.progress)
+    if ids is not None and options.smooths:
+        smooth_model(model, found.schemes, ids, context.progress, bool(options.smooth))
     ranges = {} if ids is None else measure_ranges(model, found.schemes, ids, context.progress)
     grids = Grids(found.schemes, ranges)
     if options.method == "rtn":

@@ -10,7 +10,7 @@ from compress.models import quantized
 from compress.models.folder import load_model, save_model
 from compress.models.input_grid import static_grid
 from compress.models.quantized import store
-from compress.models.rounded_inputs import round_inputs, rounded_by_row, rounded_static
+from compress.models.rounded_inputs import round_inputs, rounded_by_row, rounded_in_blocks, rounded_static
 from compress.models.scheme import Scheme
 from tests.references import rounded_inputs as slow
 from tests.references.tiny_families import tiny_model
@@ -80,3 +80,12 @@ def test_a_float_folder_changes_nothing(tmp_path: Path) -> None:
     before = model.lm_head(torch.ones(1, model.config.hidden_size))
     with round_inputs(model, tmp_path):
         assert torch.equal(model.lm_head(torch.ones(1, model.config.hidden_size)), before)
+
+
+def test_blocks_have_ranges_of_their_own_and_the_last_may_be_short() -> None:
+    x = torch.randn(2, 3, 40, generator=torch.Generator().manual_seed(0))
+    x[..., 3] = 90.0
+    found = rounded_in_blocks(x, 16)
+    assert torch.equal(found[..., :16], rounded_by_row(x[..., :16]))
+    assert torch.equal(found[..., 32:], rounded_by_row(x[..., 32:]))
+    assert (found[..., 16:] - x[..., 16:]).abs().max() <= x[..., 16:].abs().max() / 254 * 1.001
