@@ -6,8 +6,8 @@ those before it were rounded ("true sequential"). One model is in memory: a laye
 
 A layer that is done is written to `scratch`; a run that was stopped reads the layers that are there and goes on with the next.
 
-Memory: the model, and of the calibration text 24 bytes for each token and channel and 4 for each token and feed-forward column;
-one layer's activations and moments.
+Memory: the model, and of the calibration text 28 bytes for each token and channel and 4 for each token and feed-forward column
+(up to 36 and 4 where norms stand behind projections); one layer's moments.
 """
 
 from __future__ import annotations
@@ -105,7 +105,9 @@ class Layerwise:
     def _layer(self, index: int, layer: Any) -> dict[str, QuantizedWeight]:
         family, call, before = self._family, self._calls[index], set(self.stored)
         attention_in, ffn_in = self._reading(_ATTENTION_IN), self._reading(_FFN_IN)
-        outputs = [self._row(path) for path in (family.attention_out, family.ffn_out) if path]
+        # The stream after the layer says what the last projection should give, but where a norm stands between.
+        ends = (family.attention_out, "" if family.residual == "after" else family.ffn_out)
+        outputs = [self._row(path) for path in ends if path]
         given = tuple(rows[0].path for rows in (attention_in, ffn_in) if rows)
         traces = [Trace(layer, stream, call, given, [row.path for row in outputs]) for stream in self._float]
         if self._method.prepare:
@@ -172,7 +174,8 @@ class Layerwise:
         """Return whose input and output must be seen for the aim of an output projection."""
         if path != self._family.ffn_out:
             return (), ()
-        return (self._reading(_FFN_IN)[0].path,), (self._family.attention_out,) if self._family.attention_out else ()
+        given = (self._reading(_FFN_IN)[0].path,) if self._family.residual == "together" else ()
+        return given, (self._family.attention_out,) if self._family.attention_out else ()
 
     def _aim(self, path: str, batch: int, trace: Trace, seen: Trace) -> Tensor:
         """Return what an output projection should give [B, T, D], for the rounded stream to become the float one."""

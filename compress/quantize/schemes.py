@@ -137,7 +137,7 @@ def plan(options: QuantizeOptions, config: dict[str, Any]) -> dict[str, Any]:
         )
     if options.method != "rtn" and model_type not in FAMILIES:
         raise ValueError(f"method {options.method} does not know the layers of {model_type!r} models; use method: rtn")
-    if options.rounds_inputs and options.smooth and model_type not in FAMILIES:
+    if options.smooths and model_type not in FAMILIES:
         raise ValueError(f"smooth does not know the layers of {model_type!r} models; use smooth: false")
     if matrices := matrices_of(config):
         if options.chooses and not _predicts_tokens(config):
