@@ -225,7 +225,7 @@ def _steps(recipe: Recipe, origins: dict[str, Origin]) -> dict[str, Config | Non
             recipe.document.complain((*step.path, "from"), f"{step.where}: {message}")
         if step.word == "quantize" or (step.gives == "torch" and step.source in quantized):
             quantized.add(step.id)
-            symmetric[step.id] = getattr(step.options, "symmetric", symmetric.get(step.source))
+            symmetric[step.id] = _symmetric(step, symmetric.get(step.source))
         after = _planned(recipe, step, config) if step.valid and config is not None else None
         tokenizers[step.id] = tokenizers.get(step.source)
         if config and after and config.get("vocab_size") != after.get("vocab_size"):
@@ -243,6 +243,14 @@ def _steps(recipe: Recipe, origins: dict[str, Origin]) -> dict[str, Config | Non
         if step.gives == "torch":
             configs[step.id] = after
     return configs
+
+
+def _symmetric(step: Step, source: bool | None) -> bool | None:
+    """Return whether no weight has zero points after a step; None where it depends on the weight."""
+    if not isinstance(step.options, QuantizeOptions):
+        return source
+    differ = any(other.symmetric not in (None, step.options.symmetric) for other in step.options.weights.values())
+    return None if differ else step.options.symmetric
 
 
 def _planned(recipe: Recipe, step: Step, config: Config) -> Config | None:

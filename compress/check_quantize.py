@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from compress.export.options import FAMILIES as EXPORTED
 from compress.models.scheme import stored_bytes
 from compress.quantize.kernels import slow_reason, words_of
 from compress.quantize.options import Budget, QuantizeOptions
@@ -31,9 +32,9 @@ def quantize_words(options: QuantizeOptions, config: Mapping[str, Any]) -> str:
     sizes = sum(stored_bytes(scheme) for scheme in found.schemes.values())
     sizes += sum(math.prod(matrix.shape) * _FLOAT_BYTES for matrix in matrices if matrix.name in found.left_out)
     count = sum(math.prod(matrix.shape) for matrix in matrices)
-    return (
-        f"{sizes / 1e6:,.2f} MB of matrices, {8 * sizes / count:.3g} bits a weight: {words_of(found.schemes, matrices)}"
-    )
+    said = f"{sizes / 1e6:,.2f} MB of matrices, {8 * sizes / count:.3g} bits a weight"
+    # Operators are those of a file, which not every family has.
+    return f"{said}: {words_of(found.schemes, matrices)}" if config.get("model_type") in EXPORTED else said
 
 
 def slow_notes(options: QuantizeOptions, config: Mapping[str, Any]) -> Iterator[str]:

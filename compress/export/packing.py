@@ -67,10 +67,14 @@ def pack_graph(model: ir.Model, file: QuantizedFile, accuracy_level: int = 4) ->
     graph_edit.remove_unused_initializers(model.graph)
 
 
-def pieces_of(node_name: str, stored: Mapping[str, Scheme]) -> tuple[Piece, ...]:
-    """Return the stored weights that the MatMul of this name multiplies by, joined along the output axis; none if float."""
+def pieces_of(node_name: str, stored: Mapping[str, Scheme], tied: bool = False) -> tuple[Piece, ...]:
+    """Return the stored weights that the MatMul of this name multiplies by, joined along the output axis; none if float.
+
+    tied   the head's weight is the embedding's
+    """
     if node_name == _HEAD:
-        return tuple(Piece(name) for name in ("lm_head.weight", EMBEDDING) if name in stored)[:1]
+        name = EMBEDDING if tied else "lm_head.weight"
+        return (Piece(name),) if name in stored else ()
     matched = _LAYER_MATMUL.fullmatch(node_name)
     if not matched:
         return ()
@@ -122,6 +126,8 @@ class _Packing:
         self.accuracy_level = accuracy_level
         self.file = file
         self.used: set[str] = set()
+        # A tied embedding gathers from the head's weight, turned.
+        self.is_tied = any(node.name == _GATHER and node.inputs[0].producer() is not None for node in graph)
         self.rows = integer_matmul.RowInputs()
         self.known = qdq.StaticInputs()
         # Scheme and initializers of a tied embedding, once the lm_head has brought them into the graph.
@@ -129,7 +135,7 @@ class _Packing:
 
     def pack_matmul(self, node: ir.Node) -> None:
         """Turn a MatMul whose weight is stored into the operators of its scheme."""
-        pieces = pieces_of(node.name or "", self.file.schemes.weights)
+        pieces = pieces_of(node.name or "", self.file.schemes.weights, self.is_tied)
         if not pieces:
             return
         weight = _fit(joined([rows_of(self.file.read(piece.name), piece.half) for piece in pieces]), pieces[0].name)

@@ -23,6 +23,7 @@ from compress.quantize.sensitivity import Weights, estimated, measured
 # Blocks that may be chosen, by bits: wider ones save little where codes are wide, narrower ones cost as much as another bit.
 BLOCKS = {2: (32, 64, 128), 4: (16, 32, 64, 128), 8: (32, 64, 128)}
 RECORD = "sensitivity.json"
+_SMALLEST = 16
 _FLOAT_BYTES = 4
 
 
@@ -92,7 +93,8 @@ class Choice:
                 scheme = replace(start, bits=bits, block=block, symmetric=symmetric)
                 if "bits" in said or not slow_reason(scheme, matrix):
                     found.append(scheme)
-        return found or [start]
+        # of a tied embedding whose width only the smallest block divides
+        return found or [replace(start, block=_SMALLEST)]
 
     def _limit(self, options: QuantizeOptions) -> int:
         """Return how many bytes the codes, scales and zero points of all weights may take."""

@@ -63,7 +63,7 @@ def measure_curvature(
 ) -> Curvature:
     """Return the curvature of a causal language model on windows of text; `linears`: of its linear layers too.
 
-    Shapes: ids [N, T]. Memory: one window's activations; with `linears` as much as the model's weights.
+    Shapes: ids [N, T]. Memory: the activations of up to 8 windows; with `linears` as much as the model's weights.
     Raises StageError where logits are not finite.
     """
     work = _Work(model, seed)

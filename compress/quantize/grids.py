@@ -41,7 +41,7 @@ class Grids:
 def measure_ranges(model: Any, schemes: Mapping[str, Scheme], ids: Tensor, progress: Progress) -> dict[str, Range]:
     """Return the lowest and highest input of every weight whose activations are static. Shapes: ids [N, T].
 
-    Raises StageError where one is not finite.
+    Raises StageError where one is not finite, and for a weight that no linear layer multiplies its input with.
     """
     wanted = {name for name, scheme in schemes.items() if scheme.activations == "static"}
     if not wanted:
@@ -74,4 +74,9 @@ def measure_ranges(model: Any, schemes: Mapping[str, Scheme], ids: Tensor, progr
         for done, batch in enumerate(torch.split(ids[:_WINDOWS], _BATCH)):
             model(input_ids=batch.to(model.device), use_cache=False)
             progress(min((done + 1) * _BATCH, total), total, "windows", "ranges of inputs")
+    if missing := sorted(wanted - found.keys()):
+        raise StageError(
+            f"{missing[0]}: no linear layer multiplies an input with it, so that its activations cannot be static ({len(missing)} such "
+            "weights); say activations: none of it (weights), or leave it out"
+        )
     return found

@@ -85,7 +85,7 @@ class QuantizeOptions(Options):
         None, description="bits of a code, or {budget: 4.5} for a choice by weight"
     )
     size_mb: Positive | None = Field(
-        None, description="megabytes (1,000,000 bytes) of all matrices as stored, in place of bits: a choice by weight"
+        None, description="megabytes (1,000,000 bytes) of all weights as stored, in place of bits: a choice by weight"
     )
     method: Literal["rtn", "gptq", "awq", "autoround"] = Field(
         "rtn",
@@ -131,6 +131,8 @@ class QuantizeOptions(Options):
                 raise ValueError(f"{name} says how that method goes, and method is {self.method}; leave it out")
         if not self.chooses and "sensitivity" in self.model_fields_set:
             raise ValueError("sensitivity is for a choice by weight (bits: {budget: …} or size_mb); leave it out")
+        if self.chooses and "block" in self.model_fields_set:
+            raise ValueError("block is chosen by weight too; leave it out, or say it for some of them (weights)")
         self._check_activations()
         if not self.reads_text and "calibration" in self.model_fields_set:
             raise ValueError("calibration: nothing here reads text; leave it out, or use method: gptq")

@@ -34,6 +34,7 @@ from compress.models.grid import (
 
 _CHUNK = 1 << 19
 _REFITS = 3
+_WIDE = 8
 # The part of the plain range that a candidate keeps. More bits lose more by clipping and less by wide steps.
 _RATIOS = {2: (0.4, 1.05, 40), 4: (0.5, 1.05, 28), 8: (0.9, 1.01, 23)}
 # Of the mean importance, added to each, so that a channel that the calibration text leaves silent is still rounded to something near.
@@ -95,7 +96,8 @@ def _ratios(bits: int) -> list[float]:
 def _symmetric_grids(blocks: Tensor, bits: int) -> Iterator[Grid]:
     zeros = torch.full_like(blocks[..., 0], middle(bits))
     extreme = blocks.abs().amax(-1)
-    for sign in (1.0, -1.0):
+    # Of 8 bits one step more gains next to nothing, and compilers of NPUs want scales above 0.
+    for sign in (1.0,) if bits == _WIDE else (1.0, -1.0):
         for ratio in _ratios(bits):
             # The longer side has 2^(bits-1) steps; one step less is the plain grid.
             yield Grid(bits, nonzero(extreme * (sign * ratio / (middle(bits) - 0.5))), zeros)

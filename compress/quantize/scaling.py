@@ -15,7 +15,7 @@ from compress.contract import Progress
 from compress.errors import StageError
 from compress.models.families import family_of
 from compress.models.folding import ScalingGroup, fold, groups_of, tie
-from compress.models.grid import Grid, values
+from compress.models.grid import Grid, in_blocks, max_abs_grid, min_max_grid, round_to_codes, values
 from compress.models.layers import layers_of
 from compress.models.rounded_inputs import rounded_by_row, rounded_in_blocks
 from compress.models.scheme import Scheme
@@ -79,7 +79,7 @@ def _smooth(
         scales = smooth.search_scales(
             [module.weight for module, _ in rounded],
             inputs.flatten(0, 1)[None] if static else inputs,
-            smooth.Rounding(rounded_values(scheme), smooth.by_call if static else rounding_of(scheme)),
+            smooth.Rounding(plain_values(scheme), smooth.by_call if static else rounding_of(scheme)),
             lambda scales: tie(scales, group),
         )
     except ValueError as error:
@@ -92,6 +92,17 @@ def rounding_of(scheme: Scheme) -> Rounded:
     if scheme.activations == "dynamic":
         return rounded_by_row
     return lambda inputs: rounded_in_blocks(inputs, scheme.block)
+
+
+def plain_values(scheme: Scheme) -> Rounded:
+    """Return what rounds a matrix [n, K] on a scheme's plain grid: of 8 bits as good as the searched one, and many times quicker."""
+
+    def values_of(weight: Tensor) -> Tensor:
+        blocks = in_blocks(weight, scheme.block)
+        grid = max_abs_grid(blocks, scheme.bits) if scheme.symmetric else min_max_grid(blocks, scheme.bits)
+        return values(round_to_codes(blocks, grid), grid).flatten(1)[:, : weight.shape[1]]
+
+    return values_of
 
 
 def rounded_values(scheme: Scheme) -> Rounded:

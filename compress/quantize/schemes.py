@@ -102,7 +102,12 @@ def _scheme(options: QuantizeOptions, matrix: Matrix) -> Scheme:
         return Scheme(8, shape[1], True, shape, activations)
     bits = said.get("bits", options.bits if isinstance(options.bits, int) else 4)
     block = said.get("block", options.block if options.activations == "none" else _BLOCK)
-    return Scheme(bits, block or shape[1], said.get("symmetric", options.symmetric), shape)
+    return Scheme(bits, min(block or shape[1], _holding(shape[1])), said.get("symmetric", options.symmetric), shape)
+
+
+def _holding(width: int) -> int:
+    """Return the smallest block that holds a whole row; one scale for the row where no block does."""
+    return next((block for block in get_args(Block) if block >= width), width)
 
 
 def _refuse_said(said: Mapping[str, Any], activations: str, matrix: Matrix) -> None:
@@ -148,9 +153,14 @@ def plan(options: QuantizeOptions, config: dict[str, Any]) -> dict[str, Any]:
             _check_length(options, config)
         found = assign(options, matrices)
         for matrix in matrices:
-            if len(matrix.names) > 1 and matrix.name in found.schemes:
+            if len(matrix.names) > 1 and matrix.name in found.schemes and not _finds_block(options, matrix):
                 _check_tied(found.schemes[matrix.name], matrix)
     return dict(config)
+
+
+def _finds_block(options: QuantizeOptions, matrix: Matrix) -> bool:
+    """Say whether a choice by weight finds a block that divides the width."""
+    return options.chooses and "block" not in said_of(options, matrix) and matrix.shape[1] % min(get_args(Block)) == 0
 
 
 def _predicts_tokens(config: Mapping[str, Any]) -> bool:

@@ -68,7 +68,10 @@ def run(options: QuantizeOptions, context: Context) -> Outcome:
     save_model(model, context.target, context.source)
     quantized.write(context.target, done, sorted(found.left_out), options.scales_channels)
     floats = float_bytes({matrix.name: matrix.shape for matrix in matrices if matrix.name in found.left_out})
-    return Outcome(facts_of(done, floats, errors), skipped_of(done, floats, found.left_out))
+    facts = facts_of(done, floats, errors)
+    if ids is not None:
+        facts["calibration_tokens"] = ids.numel()
+    return Outcome(facts, skipped_of(done, floats, found.left_out))
 
 
 def _check(options: QuantizeOptions, context: Context) -> None:
@@ -82,9 +85,8 @@ def _check(options: QuantizeOptions, context: Context) -> None:
     except ValueError as error:
         raise StageError(f"{context.source}: {error}") from error
     if options.reads_text and context.data is None:
-        raise StageError(
-            "quantize: needs calibration text; give the recipe data.calibration or data.train, or use method: rtn"
-        )
+        advice = "" if options.method == "rtn" else ", or use method: rtn"
+        raise StageError(f"quantize: needs calibration text; give the recipe data.calibration or data.train{advice}")
 
 
 def _windows(options: QuantizeOptions, context: Context) -> Tensor:

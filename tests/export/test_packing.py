@@ -210,7 +210,8 @@ def test_joined_weights_hold_the_inputs_of_all() -> None:
 def test_pieces_of_a_matmul() -> None:
     scheme = Scheme(4, 32, True, (64, 64))
     tied = {"model.embed_tokens.weight": scheme}
-    assert pieces_of("/lm_head/MatMul", tied) == (Piece("model.embed_tokens.weight"),)
+    assert pieces_of("/lm_head/MatMul", tied, tied=True) == (Piece("model.embed_tokens.weight"),)
+    assert pieces_of("/lm_head/MatMul", tied) == ()
     assert pieces_of("/lm_head/MatMul", {**tied, "lm_head.weight": scheme}) == (Piece("lm_head.weight"),)
     joined = {"model.layers.11.mlp.gate_up_proj.weight": scheme}
     assert pieces_of("/model/layers.11/mlp/up_proj/MatMul", joined) == (Piece(next(iter(joined)), 1),)
@@ -246,3 +247,11 @@ def test_inputs_in_8_bits_need_int8_weights_of_one_scale(llama: Path, tmp_path: 
         f"model.layers.0.mlp.up_proj.weight: {choice[3]} activations need weights of 8 bits, symmetric, with one scale for each "
         f"output channel; found {found}; quantize it with bits: 8, symmetric: true, block: null"
     )
+
+
+def test_an_untied_head_may_stay_in_float(tmp_path: Path) -> None:
+    source = torch_folder(tmp_path / "float", tied=False)
+    quantize(source, tmp_path / "torch", bits=8, leave_out=("lm_head*",))
+    export(tmp_path / "torch", tmp_path / "onnx")
+    head = [node.op_type for node in read_graph(tmp_path / "onnx")[0] if node.name.startswith("/lm_head/")]
+    assert head == ["MatMul"]

@@ -102,7 +102,7 @@ def test_check_refuses_gptq_without_text(tmp_path: Path) -> None:
     without = TEXT.replace("  train: {builtin: stories}\n", "")
     words = "stages[0].quantize needs data.calibration (or data.train, from which it is taken), the recipe has none"
     assert said(tmp_path, f"{without}  - {GPTQ}\n") == [f"7:5: {words}"]
-    assert said(tmp_path, without + "  - quantize: {bits: {budget: 6}, block: 16}\n") == [f"7:5: {words}"]
+    assert said(tmp_path, without + "  - quantize: {bits: {budget: 6}}\n") == [f"7:5: {words}"]
     calibrated = without.replace("data:\n", "data:\n  calibration: {builtin: stories, seed: 3}\n")
     for text in (TEXT, calibrated):
         assert notes(tmp_path, f"{text}  - {GPTQ}\n") == []

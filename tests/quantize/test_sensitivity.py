@@ -75,21 +75,21 @@ def test_the_estimate_is_half_the_quadratic_form(tied: bool) -> None:
 
 
 def tall(rows: int, width: int) -> tuple[Tensor, Tensor]:
-    """Return a weight and its curvature, of which few rows carry much."""
+    """Return a weight and its curvature, of which some rows carry ten times as much as others."""
     generator = torch.Generator().manual_seed(1)
     weight = torch.randn(rows, width, generator=generator)
-    curvature = torch.rand(rows, width, generator=generator) * torch.exp(3 * torch.randn(rows, 1, generator=generator))
+    curvature = torch.rand(rows, width, generator=generator) * torch.exp(torch.randn(rows, 1, generator=generator))
     return weight, curvature
 
 
-@pytest.mark.parametrize("rows", [33, 65, 500])
+@pytest.mark.parametrize("rows", [97, 193, 500])
 def test_some_rows_stand_for_all_of_a_tall_matrix(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     weight, diagonal = tall(rows, 24)
     none = EmbeddingCurvature(*(torch.zeros(1, dtype=torch.float64) for _ in range(4)))
     curvature = Curvature(7, {"a.weight": diagonal}, none)
     weights = Weights({"a.weight": weight}, "embedding", "head")
     grids = grids_of(weights, (4, 8, True), (2, 8, False))
-    monkeypatch.setattr(sensitivity, "_ROWS", 32)
+    monkeypatch.setattr(sensitivity, "_ROWS", 96)
     looked_at: list[int] = []
     real = sensitivity.round_to_nearest
     monkeypatch.setattr(
@@ -98,7 +98,7 @@ def test_some_rows_stand_for_all_of_a_tall_matrix(rows: int, monkeypatch: pytest
     found = estimated(weights, grids, curvature)["a.weight"]
     expected = [slow_cost("a.weight", weights, scheme, curvature) for scheme in grids["a.weight"]]
     assert found == pytest.approx(expected, rel=0.1)
-    assert max(looked_at) <= 48
+    assert max(looked_at) <= 144
 
 
 def test_some_rows_stand_for_all_of_an_embedding(monkeypatch: pytest.MonkeyPatch) -> None:
