@@ -51,9 +51,12 @@ class Stage:
 
 def _plan_quantize(options: QuantizeOptions, config: dict[str, Any]) -> dict[str, Any]:
     # imports numpy, which most commands do not need
+    from compress.quantize.open_grids import refuse_impossible
     from compress.quantize.schemes import plan
 
-    return plan(options, config)
+    after = plan(options, config)
+    refuse_impossible(options, config)
+    return after
 
 
 def _reads_text(options: QuantizeOptions) -> bool:

@@ -132,16 +132,6 @@ def tie(scales: Tensor, group: ScalingGroup) -> Tensor:
     return by_head.mean(1, keepdim=True).expand_as(by_head).reshape(-1).exp()
 
 
-def to_powers_of_two(scales: Tensor) -> Tensor:
-    """Return the power of two nearest to each scale (by ratio), with which a fold changes no bit of what the model computes.
-
-    Numerics: bit for bit but for overflow, for denormal numbers, and for norms that multiply by 1 + weight.
-    """
-    import torch
-
-    return torch.exp2(torch.round(torch.log2(scales)))
-
-
 def fold(module: Any, group: ScalingGroup, scales: Tensor) -> None:
     """Multiply the consumers' input channels by the scales and divide the producer by them, in place.
 

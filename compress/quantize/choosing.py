@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,16 +14,12 @@ from compress.models.scheme import Scheme, stored_bytes, weight_class
 from compress.quantize.choose import Candidate, choose
 from compress.quantize.facts import significant
 from compress.quantize.fisher import measure_curvature
-from compress.quantize.kernels import slow_reason
-from compress.quantize.options import Budget, QuantizeOptions
-from compress.quantize.schemes import Assignment, Matrix, said_of
+from compress.quantize.open_grids import allowed_bytes, grids_of
+from compress.quantize.options import QuantizeOptions
+from compress.quantize.schemes import Assignment, Matrix
 from compress.quantize.sensitivity import Weights, estimated, measured
 
-# Blocks that may be chosen, by bits: wider ones save little where codes are wide, narrower ones cost as much as another bit.
-BLOCKS = {2: (32, 64, 128), 4: (16, 32, 64, 128), 8: (32, 64, 128)}
 RECORD = "sensitivity.json"
-_SMALLEST = 16
-_FLOAT_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -54,7 +49,7 @@ class Choice:
         curvature = measure_curvature(self._model, text.ids, text.seed, linears=True, progress=progress)
         known = {*curvature.diagonals, self._weights.embedding, self._weights.head}
         grids = {
-            matrix.name: self._grids(options, matrix)
+            matrix.name: grids_of(options, matrix, self._assignment.schemes[matrix.name])
             for matrix in self._matrices
             if matrix.name in known and self._is_open(matrix)
         }
@@ -62,7 +57,10 @@ class Choice:
         if options.sensitivity == "kl":
             costs = measured(self._model, self._weights, grids, text.ids, costs, progress)
         fixed = {name: scheme for name, scheme in self._assignment.schemes.items() if name not in grids}
-        limit = self._limit(options) - sum(stored_bytes(scheme) for scheme in fixed.values())
+        vectors = sum(weight.numel() for weight in self._model.parameters() if weight.ndim < 2)
+        limit = allowed_bytes(options, self._matrices, self._assignment, vectors) - sum(
+            stored_bytes(scheme) for scheme in fixed.values()
+        )
         if limit < 0:
             raise StageError(
                 f"quantize: what is not chosen takes {-limit:,} bytes more than are allowed; allow more, or leave fewer weights in float"
@@ -80,35 +78,6 @@ class Choice:
     def _is_open(self, matrix: Matrix) -> bool:
         scheme = self._assignment.schemes.get(matrix.name)
         return scheme is not None and scheme.activations == "none"
-
-    def _grids(self, options: QuantizeOptions, matrix: Matrix) -> list[Scheme]:
-        """Return the grids that a weight may get: those that its own options leave open, the slow ones only where they name the bits."""
-        start, said = self._assignment.schemes[matrix.name], said_of(options, matrix)
-        found = []
-        for bits in (said["bits"],) if "bits" in said else tuple(BLOCKS):
-            for block in (said["block"],) if "block" in said else BLOCKS[bits]:
-                if len(matrix.names) > 1 and matrix.shape[1] % block:
-                    continue
-                symmetric = said.get("symmetric", options.symmetric or bits == 8)
-                scheme = replace(start, bits=bits, block=block, symmetric=symmetric)
-                if "bits" in said or not slow_reason(scheme, matrix):
-                    found.append(scheme)
-        # of a tied embedding whose width only the smallest block divides
-        return found or [replace(start, block=_SMALLEST)]
-
-    def _limit(self, options: QuantizeOptions) -> int:
-        """Return how many bytes the codes, scales and zero points of all weights may take."""
-        left_out = sum(
-            math.prod(matrix.shape) * _FLOAT_BYTES
-            for matrix in self._matrices
-            if matrix.name in self._assignment.left_out
-        )
-        if isinstance(options.bits, Budget):
-            count = sum(math.prod(matrix.shape) for matrix in self._matrices)
-            return int(options.bits.budget * count / 8) - left_out
-        assert options.size_mb is not None
-        others: int = sum(weight.numel() for weight in self._model.parameters() if weight.ndim < 2) * _FLOAT_BYTES
-        return int(options.size_mb * 1e6) - left_out - others
 
 
 def schemes_of(record: Json, before: Mapping[str, Scheme]) -> dict[str, Scheme]:

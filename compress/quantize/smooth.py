@@ -7,21 +7,18 @@ projection that reads the input, on a sample of inputs.
 
 Paper: arXiv 2211.10438, section 4: s = max|x|^alpha / max|w|^(1 - alpha), alpha chosen for the model by a grid. Departures: alpha is
 chosen for each input by its error; beside the formula, scales are tried that touch only what sticks out, s = max(1, max|x| / limit)
-for falling limits, and the better is taken. What 8 bits cannot hold even so can be left out: `input_costs`, `worst_inputs`.
+for falling limits, and the better is taken.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from compress.models.input_grid import CODES
-from compress.models.layers import hooked
 
 Change = Callable[[Tensor], Tensor]
 _ALPHAS = 20
@@ -118,43 +115,3 @@ def _spread(weights: Sequence[Tensor], rows: int) -> list[Tensor]:
     """Return every n-th row of each weight, so that the tallest has at most `rows`: the weights stay in proportion."""
     step = max(1, -(-max(len(weight) for weight in weights) // rows))
     return [weight.detach()[::step].float() for weight in weights]
-
-
-def input_costs(model: Any, inputs: Mapping[str, Sequence[str]], ids: Tensor, rounded: Change) -> dict[str, float]:
-    """Return what rounding each input alone costs: KL(the model || the model with that input rounded), nats a token.
-
-    inputs   by a name of your choice, the paths of the projections that read it
-    Shapes: ids [N, T]; each window is a call of its own. Memory: the logits of one window, twice.
-    """
-    costs = dict.fromkeys(inputs, 0.0)
-    tokens = ids.numel()
-    with torch.no_grad():
-        for window in torch.split(ids, 1):
-            plain = torch.log_softmax(model(window).logits.double(), -1)
-            for name, readers in inputs.items():
-                with hooked(_round_inputs(model, readers, rounded)):
-                    found = torch.log_softmax(model(window).logits.double(), -1)
-                costs[name] += float((plain.exp() * (plain - found)).sum()) / tokens
-    return costs
-
-
-def _round_inputs(model: Any, readers: Sequence[str], rounded: Change) -> Iterator[Any]:
-    for path in readers:
-        module = model.get_submodule(path)
-        yield module.register_forward_pre_hook(lambda _module, args: (rounded(args[0]), *args[1:]))
-
-
-def worst_inputs(costs: Mapping[str, float], allowed: float) -> list[str]:
-    """Return the inputs to leave in float, worst first, so that the costs of those that stay sum to at most `allowed`.
-
-    Costs of inputs rounded alone add up well: on a 3 M Llama they raise the loss by 0.157 nats in sum, all together by 0.159.
-    """
-    ordered = sorted(costs, key=lambda name: (-costs[name], name))
-    left: list[str] = []
-    rest = math.fsum(costs.values())
-    for name in ordered:
-        if rest <= allowed:
-            break
-        left.append(name)
-        rest = math.fsum(costs[each] for each in ordered[len(left) :])
-    return left

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from compress.models.families import family_of
-from compress.models.folding import ScalingGroup, fold, groups_of, tie, to_powers_of_two
+from compress.models.folding import ScalingGroup, fold, groups_of, tie
 from compress.models.layers import layers_of, matrix, row_of
 from tests.references.tiny_families import CONFIGS, DECODERS, ENCODERS, tiny_config, tiny_model
 
@@ -56,7 +56,7 @@ def fold_all(model: Any, found: list[ScalingGroup], powers: bool = False) -> int
         places = [model] if group.inside == "model" else layers_of(model, family)
         for place in places:
             scales = random_scales(width_of(place, group), group, folded)
-            fold(place, group, to_powers_of_two(scales) if powers else scales)
+            fold(place, group, torch.exp2(scales.log2().round()) if powers else scales)
             folded += 1
     return folded
 
@@ -88,11 +88,6 @@ def test_powers_of_two_change_no_bit(family: str) -> None:
     before = said(model)
     fold_all(model, groups(family, tied=False), powers=True)
     assert torch.equal(said(model), before)
-
-
-def test_the_nearest_power_of_two_is_meant_by_ratio() -> None:
-    found = to_powers_of_two(torch.tensor([1.0, 0.3, 1.41, 1.42, 100.0]))
-    assert found.tolist() == [1.0, 0.25, 1.0, 2.0, 128.0]
 
 
 @pytest.mark.parametrize("family", DECODERS)

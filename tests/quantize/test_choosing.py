@@ -16,12 +16,14 @@ from compress.errors import StageError
 from compress.models.folder import load_model
 from compress.models.quantized import QuantizedFile
 from compress.models.scheme import Scheme, stored_bytes, weight_class
-from compress.quantize.choosing import BLOCKS, schemes_of
+from compress.quantize.choosing import schemes_of
 from compress.quantize.kernels import slow_reason
+from compress.quantize.open_grids import BLOCKS, refuse_impossible
 from compress.quantize.options import QuantizeOptions
 from compress.quantize.schemes import Matrix
 from compress.quantize.stage import run
 from tests.prune.tiny_stage import Text, write_source
+from tests.references.tiny_families import tiny_config
 
 FEW = {"windows": 8, "length": 16}
 SMALL: dict[str, Any] = {"num_hidden_layers": 1}
@@ -257,3 +259,21 @@ def test_models_that_predict_no_token_are_refused(tmp_path: Path) -> None:
     said = "bits chosen by weight need the loss of a language model, and BertModel is none; use bits: 2, 4 or 8"
     with pytest.raises(StageError, match=f"^{re.escape(f'{source}: {said}')}$"):
         choose(source, tmp_path / "q", bits={"budget": 5})
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"bits": {"budget": 0.5}}, "bits.budget 0.5 cannot be met; the least here is "),
+        ({"size_mb": 0.001}, "size_mb 0.001 cannot be met; the least here is "),
+        ({"bits": {"budget": 4}, "weights": {"*": {"bits": 8}}}, "bits.budget 4 cannot be met; the least here is "),
+    ],
+)
+def test_what_can_never_be_met_is_said_from_the_config_with_the_least_that_can(options: Any, said: str) -> None:
+    config = tiny_config("llama").to_dict()
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}") as refusal:
+        refuse_impossible(QuantizeOptions.model_validate(options), config)
+    least = float(str(refusal.value).rpartition(" ")[2])
+    key = "size_mb" if "size_mb" in options else "bits"
+    enough = {**options, key: least if key == "size_mb" else {"budget": least}}
+    refuse_impossible(QuantizeOptions.model_validate(enough), config)

@@ -10,22 +10,17 @@ import torch
 from onnx import TensorProto, helper
 from torch import Tensor
 
-from compress.models.families import family_of
-from compress.models.folding import ScalingGroup, fold, groups_of, tie
+from compress.models.folding import ScalingGroup, tie
 from compress.models.grid import in_blocks, max_abs_grid, round_to_codes, values
-from compress.models.layers import layers_of
 from compress.models.rounded_inputs import rounded_by_row
 from compress.quantize.smooth import (
     Rounding,
     by_call,
-    input_costs,
     output_error,
     search_scales,
     smoothing_scales,
-    worst_inputs,
 )
 from tests.references import smoothquant as reference
-from tests.references.tiny_families import tiny_model
 
 CALLS, TOKENS, WIDTH = 2, 24, 16
 
@@ -160,61 +155,3 @@ def test_shared_and_silent_channels() -> None:
 def test_inputs_that_are_not_finite_are_refused() -> None:
     with pytest.raises(ValueError, match=r"^the sample of inputs holds values that are not finite$"):
         search_scales(weights(), inputs(torch.inf), MATMUL_INTEGER)
-
-
-def sticking_out() -> tuple[Any, Tensor, dict[str, list[str]]]:
-    """Return a tiny Llama in which one channel of the first layer's down_proj is 300 times too loud, and its inputs by name."""
-    model = tiny_model("llama", dtype=torch.float32)
-    family = family_of(model.config.to_dict())
-    group = groups_of(family, model.config.to_dict())[3]
-    fold(layers_of(model, family)[0], group, torch.ones(48).index_fill_(0, torch.tensor([7]), 1 / 300))
-    ids = torch.randint(3, 64, (2, 20), generator=torch.Generator().manual_seed(1))
-    names = {
-        f"{index}.{path}": [f"model.layers.{index}.{path}"]
-        for index in (0, 1)
-        for path in ("mlp.down_proj", "mlp.up_proj")
-    }
-    return model, ids, names
-
-
-def test_the_input_that_sticks_out_costs_most_and_nothing_changes() -> None:
-    model, ids, names = sticking_out()
-    costs = input_costs(model, names, ids, by_call)
-    worst = max(costs, key=lambda name: costs[name])
-    assert worst == "0.mlp.down_proj"
-    assert costs[worst] > 10 * sum(cost for name, cost in costs.items() if name != worst)
-    assert all(not module._forward_pre_hooks for module in model.modules())
-    unchanged = input_costs(model, names, ids, lambda given: given)
-    assert unchanged == dict.fromkeys(names, 0.0)
-
-
-def test_the_cost_is_the_divergence_of_what_the_model_says() -> None:
-    model, ids, _ = sticking_out()
-    with torch.no_grad():
-        plain = model(ids).logits.double().log_softmax(-1)
-        handle = model.lm_head.register_forward_pre_hook(lambda _module, args: (rounded_by_row(args[0]),))
-        rounded = model(ids).logits.double().log_softmax(-1)
-        handle.remove()
-    expected = float((plain.exp() * (plain - rounded)).sum(-1).mean())
-    assert input_costs(model, {"head": ["lm_head"]}, ids, rounded_by_row)["head"] == pytest.approx(expected, rel=1e-3)
-    assert expected > 0
-
-
-@pytest.mark.parametrize(
-    ("allowed", "left"),
-    [
-        (1.0, []),
-        (0.6, []),
-        (0.35, ["b"]),
-        (0.05, ["b", "a"]),
-        (0.0, ["b", "a", "c", "d"]),
-    ],
-)
-def test_the_worst_are_left_out_until_the_rest_is_allowed(allowed: float, left: list[str]) -> None:
-    costs = {"a": 0.25, "b": 0.30, "c": 0.025, "d": 0.025}
-    assert worst_inputs(costs, allowed) == left
-
-
-def test_one_of_two_equal_costs_goes_by_name() -> None:
-    assert worst_inputs({"z": 0.1, "y": 0.1}, 0.15) == ["y"]
-    assert worst_inputs({}, 0.0) == []
