@@ -114,11 +114,11 @@ def test_nothing_is_written_outside_the_run_folder_and_nobody_else_speaks(tmp_pa
 
 
 def test_the_recipe_for_smollm2_runs_on_a_random_model_of_its_shape(tmp_path):
-    """Two layers of it, with a tokenizer of fewer tokens than the embedding has rows."""
+    """Two layers of it and a sixth of its tokens, with a tokenizer of fewer tokens than the embedding has rows."""
     teacher = tmp_path / "smollm2"
     train_tokenizer([story.text for story in stories(0, 50)], 1000, teacher)
     config = LlamaConfig(
-        vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=2, num_attention_heads=9,
+        vocab_size=8192, hidden_size=576, intermediate_size=1536, num_hidden_layers=2, num_attention_heads=9,
         num_key_value_heads=3, max_position_embeddings=8192, rope_theta=100000.0, tie_word_embeddings=True,
         bos_token_id=1, eos_token_id=2,
     )  # fmt: skip
