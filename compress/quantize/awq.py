@@ -16,12 +16,13 @@ pass of its own. Where a weight has more rows than `rows`, evenly spaced ones st
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-Change = Callable[[Tensor], Tensor]
+from compress.quantize.scale_search import Change, least_of, spread_rows
+
 _POINTS = 20
 _SMALLEST = 1e-4
 
@@ -45,16 +46,10 @@ def search_scales(
     """
     if not bool(moments.isfinite().all() and mean_abs.isfinite().all()):
         raise ValueError("the statistics of the inputs hold values that are not finite")
-    sampled = _spread(weights, rows)
+    sampled = spread_rows(weights, rows)
     mean_weight = torch.cat([weight.detach().float().abs() for weight in weights]).mean(0)
-    best = torch.ones_like(mean_abs, dtype=torch.float32)
-    least = output_error(sampled, moments, rounded, best)
-    for candidate in _candidates(mean_abs.float(), mean_weight):
-        scales = candidate if shared is None else shared(candidate)
-        error = output_error(sampled, moments, rounded, scales)
-        if error < least:
-            best, least = scales, error
-    return best
+    candidates = _candidates(mean_abs.float(), mean_weight)
+    return least_of(candidates, lambda scales: output_error(sampled, moments, rounded, scales), shared)
 
 
 def output_error(weights: Sequence[Tensor], moments: Tensor, rounded: Change, scales: Tensor) -> float:
@@ -82,9 +77,3 @@ def _candidates(mean_abs: Tensor, mean_weight: Tensor) -> Iterator[Tensor]:
 
 def _centred(scales: Tensor) -> Tensor:
     return scales / scales.log().mean().exp()
-
-
-def _spread(weights: Sequence[Tensor], rows: int) -> list[Tensor]:
-    """Return every n-th row of each weight, so that the tallest has at most `rows`: the weights stay in proportion."""
-    step = max(1, -(-max(len(weight) for weight in weights) // rows))
-    return [weight.detach()[::step].float() for weight in weights]

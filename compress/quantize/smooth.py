@@ -12,15 +12,15 @@ for falling limits, and the better is taken.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from compress.models.input_grid import CODES
+from compress.quantize.scale_search import Change, least_of, spread_rows
 
-Change = Callable[[Tensor], Tensor]
 _ALPHAS = 20
 _LIMITS = 24
 # Each limit is this part of the one before: the last one is 3 % of the largest input.
@@ -73,16 +73,10 @@ def search_scales(
     """
     if not bool(inputs.isfinite().all()):
         raise ValueError("the sample of inputs holds values that are not finite")
-    sampled = _spread(weights, rows)
+    sampled = spread_rows(weights, rows)
     largest_weight = torch.stack([weight.detach().float().abs().amax(0) for weight in weights]).amax(0)
-    best = torch.ones_like(largest_weight)
-    least = output_error(sampled, inputs, rounding, best)
-    for candidate in _candidates(inputs.float().abs().amax((0, 1)), largest_weight):
-        scales = candidate if shared is None else shared(candidate)
-        error = output_error(sampled, inputs, rounding, scales)
-        if error < least:
-            best, least = scales, error
-    return best
+    candidates = _candidates(inputs.float().abs().amax((0, 1)), largest_weight)
+    return least_of(candidates, lambda scales: output_error(sampled, inputs, rounding, scales), shared)
 
 
 def output_error(weights: Sequence[Tensor], inputs: Tensor, rounding: Rounding, scales: Tensor) -> float:
@@ -109,9 +103,3 @@ def _candidates(largest_input: Tensor, largest_weight: Tensor) -> Iterator[Tenso
 def _above_zero(largest: Tensor) -> Tensor:
     """Return what can be divided by: a channel that is always 0 counts as a small one."""
     return largest.clamp(min=max(_SMALLEST * float(largest.max()), torch.finfo(torch.float32).tiny))
-
-
-def _spread(weights: Sequence[Tensor], rows: int) -> list[Tensor]:
-    """Return every n-th row of each weight, so that the tallest has at most `rows`: the weights stay in proportion."""
-    step = max(1, -(-max(len(weight) for weight in weights) // rows))
-    return [weight.detach()[::step].float() for weight in weights]
