@@ -321,14 +321,20 @@ def _limits(recipe: Recipe, configs: dict[str, Config | None]) -> None:
 
 
 def _slow(recipe: Recipe, configs: dict[str, Config | None], notes: list[str]) -> None:
+    in_blocks: set[str] = set()
     for step in recipe.steps:
+        if isinstance(step.options, QuantizeOptions):
+            in_blocks |= {step.id} if step.options.has_blocks else set()
+        elif step.gives == "torch" and step.source in in_blocks:
+            in_blocks.add(step.id)
         config = configs.get(step.source)
         if step.valid and config and isinstance(step.options, QuantizeOptions):
             # imports numpy, which most checks do not need
             from compress.check_quantize import slow_notes
 
             notes += [f"{step.where} {note}" for note in slow_notes(step.options, config)]
-        if step.valid and isinstance(step.options, ExportOptions) and step.options.accuracy_level == 0:
+        exact = isinstance(step.options, ExportOptions) and step.options.accuracy_level == 0
+        if step.valid and exact and step.source in in_blocks:
             notes.append(
                 f"{step.where} slow: at accuracy_level 0 MatMulNBits turns weights into float at each token, some ten times slower "
                 "than a float model; leave it out where speed counts"

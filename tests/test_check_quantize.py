@@ -123,3 +123,11 @@ def test_neither_numpy_nor_torch_is_loaded(tmp_path: Path) -> None:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert (done.returncode, done.stderr.splitlines()[-1]) == (0, "set()")
         assert ("slow: 15 weights" in done.stdout + done.stderr) == (name == "q")
+
+
+def test_float_inputs_are_called_slow_only_where_weights_are_in_blocks(tmp_path: Path) -> None:
+    stages = "  - quantize: {id: q, from: start, bits: 8, %s}\n  - export: {from: [start, q], accuracy_level: 0}\n"
+    model(tmp_path / "model")
+    said = [note for note in notes(tmp_path, TEXT + stages % "block: 16") if "accuracy_level" in note]
+    assert [note.partition(" MatMulNBits")[0] for note in said] == ["stages[1].export slow: at accuracy_level 0"]
+    assert notes(tmp_path, TEXT + stages % "activations: dynamic") == []

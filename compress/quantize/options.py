@@ -168,6 +168,11 @@ class QuantizeOptions(Options):
             )
 
     @property
+    def has_blocks(self) -> bool:
+        """Whether some weights are in blocks, their inputs what the runtime makes of them."""
+        return "none" in (self.activations, *(other.activations for other in self.weights.values()))
+
+    @property
     def rounds_inputs(self) -> bool:
         """Whether the inputs of some weights are rounded to 8 bits."""
         asked = [self.activations, *(other.activations for other in self.weights.values())]
